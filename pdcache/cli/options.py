@@ -1,0 +1,22 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+TopologyFile = Annotated[Path, typer.Argument(metavar="FILE", help="Topology in YAML.")]
+ClusterName = Annotated[
+    str | None, typer.Argument(metavar="[NAME]", help="Cluster; may be left out if only one is up.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="a.b=VALUE", help="Lay a value over the file; repeatable."),
+]
+SkipCheck = Annotated[
+    list[str] | None,
+    typer.Option("--skip-check", metavar="RULE", help="Leave out a rule; repeatable."),
+]

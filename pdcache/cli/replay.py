@@ -1,0 +1,158 @@
+"""``replay`` and ``compare``: multi-turn load, and where its tokens came from."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from pdcache.cli.options import Json
+from pdcache.cli.output import err, out, print_json
+from pdcache.cluster.record import the_record
+from pdcache.errors import ReplayError
+from pdcache.models import resolve_model
+from pdcache.replay import (
+    CacheMode,
+    ChatTokenizer,
+    LiveView,
+    ReplaySpec,
+    compare_outputs,
+    load_sessions,
+    read_result,
+    run_replay,
+    side_by_side,
+    turn_table,
+    write_report,
+)
+from pdcache.replay.report import build_report
+
+
+@dataclass(frozen=True)
+class _Target:
+    url: str
+    model: str
+    mode: CacheMode
+    page_size: int
+
+
+def replay_command(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="Sessions, a JSON line each.")],
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target", help="Cluster name or http://host:port; the only cluster if unset."
+        ),
+    ] = None,
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write the report here.")
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", min=1, help="Sessions at a time.")
+    ] = 2,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="S", help="Seconds a request may take.")
+    ] = 600.0,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Model of a target given by URL.")
+    ] = None,
+    mode: Annotated[
+        str, typer.Option("--mode", help="Ceiling for a URL: prefill_only or full_offload.")
+    ] = "full_offload",
+    page_size: Annotated[
+        int, typer.Option("--page-size", min=1, help="Page size of a target given by URL.")
+    ] = 64,
+    json: Json = False,
+) -> None:
+    """Replay multi-turn sessions, and show by turn and tier what was reused of what could be.
+
+    Exit 1 when a request failed.
+
+    Example: pdcache replay examples/multi_turn/sessions.jsonl --target full-offload --out out/run1
+    """
+    sessions = load_sessions(spec)
+    where = _target(target, model, mode, page_size)
+    replay = ReplaySpec(
+        sessions,
+        ChatTokenizer.from_folder(resolve_model(where.model)),
+        page_size=where.page_size,
+        mode=where.mode,
+        concurrency=concurrency,
+        timeout_s=timeout,
+    )
+    with LiveView(err) as view:
+        result = asyncio.run(run_replay(replay, where.url, on_event=view))
+    report = write_report(result, out_dir) if out_dir is not None else build_report(result)
+    if json:
+        print_json(report)
+    else:
+        out.print(turn_table(report))
+        if out_dir is not None:
+            out.print(f"report: {out_dir}", highlight=False)
+    if result.failed:
+        first = result.failed[0]
+        raise ReplayError(
+            f"{len(result.failed)} of {result.requests_planned} requests failed; the first: "
+            f"{first.error}.",
+            where=f"session {first.session}, turn {first.turn}",
+            remedy="See the workers' logs: pdcache logs NAME",
+        )
+
+
+def compare_command(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders of `replay --out`.")
+    ],
+    json: Json = False,
+) -> None:
+    """Show replays of the same sessions side by side, and whether their answers are the same.
+
+    Example: pdcache compare out/prefill_only out/full_offload
+    """
+    results = {run.name: read_result(run) for run in runs}
+    if len(results) < len(runs):
+        results = {str(run): read_result(run) for run in runs}
+    reports = {name: build_report(result) for name, result in results.items()}
+    names = list(results)
+    differences = {name: compare_outputs(results[names[0]], results[name]) for name in names[1:]}
+    if json:
+        print_json({
+            "schema": 1, "reports": reports,
+            "differences": {
+                name: [difference._asdict() for difference in found]
+                for name, found in differences.items()
+            },
+        })  # fmt: skip
+        return
+    out.print(side_by_side(reports))
+    for name, found in differences.items():
+        same = "the same answers, token for token" if not found else f"{len(found)} answers differ"
+        out.print(f"{names[0]} and {name}: {same}")
+
+
+def _target(target: str | None, model: str | None, mode: str, page_size: int) -> _Target:
+    if target is None or "://" not in target:
+        record = the_record(target)
+        from pdcache.cluster.client import ClusterClient
+
+        client = ClusterClient(record)
+        plan = client.plan()
+        client.close()
+        return _Target(
+            plan.endpoint, plan.model_path, plan.mode.value, plan.formats["prefill"].page_size
+        )
+    if model is None:
+        raise ReplayError(
+            "a target given by URL needs its model, whose tokenizer makes the prompts.",
+            where="--model",
+            remedy="Give a built-in name, a folder, or a hub id on this machine.",
+        )
+    if mode not in ("prefill_only", "full_offload"):
+        raise ReplayError(
+            f"there is no mode {mode!r}.",
+            where="--mode",
+            remedy="Give prefill_only or full_offload.",
+        )
+    return _Target(target, model, cast(CacheMode, mode), page_size)

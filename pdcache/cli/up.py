@@ -1,0 +1,143 @@
+"""``up``: from a topology to a cluster that is proved, with progress, or to a named cause."""
+
+from __future__ import annotations
+
+import signal
+import time
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from pdcache.checks import check
+from pdcache.cli.gather import gather
+from pdcache.cli.options import Json, Set, SkipCheck, TopologyFile
+from pdcache.cli.output import err, out, print_findings, print_json
+from pdcache.cli.progress import UpProgress
+from pdcache.cluster.bring_up import bring_up
+from pdcache.cluster.client import ClusterClient, bring_down
+from pdcache.cluster.join import given_nodes, refuse_second, start_local, use_given
+from pdcache.cluster.record import Record
+from pdcache.errors import ProofError
+from pdcache.models import resolve_model
+from pdcache.plan import Plan, build_plan
+from pdcache.proof import Proof, prove
+from pdcache.proof.table import proof_table
+from pdcache.topology import Topology, load_topology
+
+
+def up_command(
+    file: TopologyFile,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the cluster instead of the file's.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="S", help="Seconds until all must be healthy.")
+    ] = 900.0,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Prove reuse before saying UP.")
+    ] = True,
+    set_: Set = None,
+    skip_check: SkipCheck = None,
+    json: Json = False,
+) -> None:
+    """Bring a topology up on Ray and prove that KV is reused; the cluster stays when it returns.
+
+    Uses the Ray cluster of RAY_ADDRESS, or starts a local head. Ctrl-C leaves nothing behind.
+
+    Example: pdcache up topologies/full_offload.yaml --set gateway.port=9000
+    """
+    overrides = [*(set_ or ()), *([f"name={name}"] if name else [])]
+    topology = load_topology(file, overrides)
+    refuse_second(topology.name)
+    begin = time.monotonic()
+    progress = UpProgress(topology.name)
+    given = given_nodes(topology.name, min(topology.timeouts.ray_s, timeout))
+    facts = gather(topology, nodes=given[1] if given else None)
+    progress.step("check")
+    findings = check(topology, facts, skip=skip_check or ())
+    print_findings(findings, err)
+    if any(finding.severity == "error" for finding in findings):
+        err.print("[red]error[/] the topology has mistakes; nothing was started.")
+        raise typer.Exit(1)
+    plan = build_plan(topology, facts)
+    for path in sorted(facts.models):
+        resolve_model(path, progress=progress.note)
+    # A terminated `up` cleans up as an interrupted one does.
+    signal.signal(signal.SIGTERM, _interrupt)
+    record: Record | None = None
+    try:
+        progress.step("ray")
+        if given is None:
+            record = start_local(topology.name, topology.timeouts.ray_s, plan.temp)
+        else:
+            record = use_given(given[0], plan.temp)
+        client = bring_up(record, plan, limit_s=timeout, on_status=progress.status)
+        proof = _prove(plan, client, progress) if verify else None
+    except BaseException:
+        progress.stop()
+        err.print("cleaning up ...")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _clean(topology, record)
+        raise
+    progress.stop()
+    _report(topology, plan, proof, client, time.monotonic() - begin, json)
+
+
+def _prove(plan: Plan, client: ClusterClient, progress: UpProgress) -> Proof:
+    progress.step("proof")
+    proof = prove(plan, on_canary=progress.canary)
+    if not proof.proved:
+        progress.stop()
+        err.print(proof_table(proof))
+        for canary in proof.canaries:
+            for cause in canary.causes:
+                err.print(f"  {canary.name}: {cause}", highlight=False, markup=False)
+        raise ProofError(
+            f"reuse is not proved, so {plan.name} is not UP: {'; '.join(proof.reasons())}.",
+            remedy="The probable causes stand above, likeliest first.",
+        )
+    client.mark_proved(True, [])
+    return proof
+
+
+def _clean(topology: Topology, record: Record | None) -> None:
+    from pdcache.cluster.record import find
+
+    record = record or find(topology.name)
+    if record is not None:
+        bring_down(record)
+
+
+def _report(
+    topology: Topology,
+    plan: Plan,
+    proof: Proof | None,
+    client: ClusterClient,
+    seconds: float,
+    json: bool,
+) -> None:
+    if proof is None:
+        client.mark_proved(False, ["not proved: it was brought up with --no-verify"])
+    status = client.status()
+    client.close()
+    if json:
+        print_json(
+            status.as_json()
+            | {"seconds": round(seconds, 1), "proof": proof.as_json() if proof else None}
+        )
+        return
+    if proof is not None:
+        out.print(proof_table(proof))
+    verdict = "[green]UP[/]" if proof is not None else "[yellow]UP, not proved[/]"
+    out.print(f"{verdict} [bold]{topology.name}[/] in {seconds:.0f} s: {plan.endpoint}")
+    out.print(
+        f"  try: curl {plan.endpoint}/v1/chat/completions -H 'content-type: application/json' "
+        f"-d '{{\"model\":\"{plan.formats['prefill'].served_name}\",\"messages\":"
+        "[{\"role\":\"user\",\"content\":\"What is the capital of France?\"}]}'",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,1 @@
+"""Running a plan on Ray: local head, controller, process actors, supervised processes."""

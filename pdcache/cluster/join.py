@@ -1,0 +1,61 @@
+"""Where a cluster runs: the Ray cluster of RAY_ADDRESS, or a local head of our own."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from pdcache.cluster.head import connect, start_head
+from pdcache.cluster.nodes import ray_nodes
+from pdcache.cluster.record import Record, find, new_id, now_s
+from pdcache.errors import ClusterError
+from pdcache.topology.facts import Node
+
+
+def refuse_second(name: str) -> None:
+    """A name is up once.
+
+    Raises:
+        ClusterError: a cluster of that name is up.
+    """
+    if find(name) is not None:
+        raise ClusterError(
+            f"a cluster named {name!r} is up already.",
+            remedy=f"See `pdcache status {name}`; end it with `pdcache down {name}`, or bring this "
+            "one up under another name with --name.",
+        )
+
+
+def given_nodes(name: str, limit_s: float) -> tuple[Record, tuple[Node, ...]] | None:
+    """The Ray cluster of RAY_ADDRESS with its nodes, or None when none is given.
+
+    Raises:
+        ClusterError: RAY_ADDRESS is set and nothing answers there.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        return None
+    if address == "auto" or ":" not in address:
+        raise ClusterError(
+            f"RAY_ADDRESS is {address!r}.",
+            where="RAY_ADDRESS",
+            remedy="Give host:port of the Ray head (port 6379 by default), or unset it.",
+        )
+    record = Record(
+        name=name, id=new_id(), address=address,
+        token_file=os.environ.get("RAY_AUTH_TOKEN_PATH"), temp_dir=None, scratch_dir=None,
+        head_pid=None, head_started=None, created_s=now_s(),
+    )  # fmt: skip
+    return record, ray_nodes(connect(record, limit_s=limit_s))
+
+
+def start_local(name: str, limit_s: float, scratch: str) -> Record:
+    """A local Ray head for one cluster."""
+    return start_head(name, new_id(), now_s(), scratch=scratch, limit_s=limit_s)
+
+
+def use_given(record: Record, scratch: str) -> Record:
+    """Take a given Ray cluster for a cluster of ours."""
+    record = replace(record, scratch_dir=scratch)
+    record.save()
+    return record

@@ -1,0 +1,37 @@
+"""The gateway's view of the workers: what it is told, and what it has taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import httpx
+
+from pdcache.cluster.states import ProcessState, ProcessStatus
+from pdcache.gateway.smg import manifest
+from pdcache.plan.process import Plan, Process
+from pdcache.topology.schema import Role
+
+
+def manifest_text(plan: Plan, statuses: Mapping[str, ProcessStatus]) -> str:
+    """The manifest with every worker that is healthy now; each incarnation has an id of its own."""
+    return manifest(
+        (
+            f"{process.name}-{statuses[process.name].incarnation}",
+            process.role,
+            process.url or "",
+            process.ports.get("bootstrap"),
+        )
+        for process in (*plan.role(Role.PREFILL), *plan.role(Role.DECODE))
+        if statuses[process.name].state is ProcessState.HEALTHY
+    )
+
+
+async def registered(gateway: Process, client: httpx.AsyncClient) -> set[str]:
+    """URLs of the workers that the gateway has registered and holds for healthy."""
+    try:
+        response = await client.get(f"{gateway.url}/workers")
+        response.raise_for_status()
+        workers = response.json().get("workers", [])
+    except (httpx.HTTPError, ValueError):
+        return set()
+    return {str(worker["url"]) for worker in workers if worker.get("is_healthy", True)}

@@ -1,0 +1,97 @@
+"""Ray actor that owns one process of a plan. When the actor ends, the process ends."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pdcache.cluster.record import CLUSTER_ENV, log_file
+from pdcache.cluster.supervised import SupervisedProcess, tail
+from pdcache.plan.process import Process
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """What the actor knows without asking the network."""
+
+    actor_pid: int
+    pid: int | None
+    supervisor_pid: int | None
+    running: bool
+    exit_code: int | None
+    incarnation: int
+
+
+class ProcessActor:
+    """One worker, store, or gateway process on this actor's node."""
+
+    def __init__(self, cluster: str, cluster_id: str, process: Process, temp: str) -> None:
+        self._process = process
+        self._id = cluster_id
+        self._log = log_file(cluster, process.name)
+        self._temp = temp
+        self._supervised: SupervisedProcess | None = None
+        self._incarnation = 0
+
+    def start(self, incarnation: int) -> Vitals:
+        """Start the process; the log of the incarnation before is kept as ``.previous``.
+
+        Raises:
+            ClusterError: the command cannot be started at all.
+        """
+        self.stop()
+        Path(self._temp).mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self._log.exists():
+            self._log.replace(self._log.with_suffix(".previous.log"))
+        self._incarnation = incarnation
+        self._supervised = SupervisedProcess(
+            self._process.argv,
+            env=self._environment(),
+            log=self._log,
+            grace_s=self._process.grace_s,
+        )
+        return self.vitals()
+
+    def vitals(self) -> Vitals:
+        """Pid, and whether it runs."""
+        own = self._supervised
+        return Vitals(
+            actor_pid=os.getpid(),
+            pid=own.pid if own else None,
+            supervisor_pid=own.supervisor_pid if own else None,
+            running=own.running if own else False,
+            exit_code=own.exit_code if own else None,
+            incarnation=self._incarnation,
+        )
+
+    def stop(self) -> bool:
+        """End the process; True when nothing of it is left."""
+        own, self._supervised = self._supervised, None
+        return own.stop() if own else True
+
+    def log_tail(self, lines: int) -> str:
+        """The last lines of the log."""
+        return tail(self._log, lines)
+
+    def write_file(self, path: str, text: str) -> None:
+        """Write a file on this node by rename, so that no reader sees half of it."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_suffix(".part")
+        part.write_text(text)
+        part.rename(target)
+
+    def _environment(self) -> dict[str, str]:
+        # A server must not take itself for a part of Ray, nor find its token.
+        own = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        own["PYTHONUNBUFFERED"] = "1"
+        own[CLUSTER_ENV] = self._id
+        own["SPT_NOENV"] = "1"
+        python_path = self._process.env.get("PYTHONPATH")
+        if python_path and own.get("PYTHONPATH"):
+            python_path = f"{python_path}{os.pathsep}{own['PYTHONPATH']}"
+        own |= self._process.env
+        if python_path:
+            own["PYTHONPATH"] = python_path
+        return own

@@ -1,0 +1,115 @@
+"""The owner's side of the supervisor: start a process tree, know its state, end it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pdcache.errors import ClusterError
+
+SUPERVISOR = Path(__file__).with_name("supervisor.py")
+START_LIMIT_S = 20.0
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class SupervisedProcess:
+    """A process tree that ends when this object's process ends, or when it is told to.
+
+    Args:
+        argv: the command.
+        env: its whole environment.
+        log: file that gets its output, appended.
+        grace_s: seconds between SIGTERM and SIGKILL.
+
+    Raises:
+        ClusterError: the command could not be started.
+    """
+
+    def __init__(
+        self, argv: Sequence[str], *, env: Mapping[str, str], log: Path, grace_s: float
+    ) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.log = log
+        self.grace_s = grace_s
+        self.exit_code: int | None = None
+        self._buffer = b""
+        self._socket, theirs = socket.socketpair()
+        command = [sys.executable, "-S", "-E", str(SUPERVISOR), str(theirs.fileno())]
+        with theirs, open(log, "ab") as output:
+            launcher = subprocess.Popen(
+                [*command, str(grace_s), "--", *argv],
+                env=dict(env), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                pass_fds=(theirs.fileno(),), cwd="/",
+            )  # fmt: skip
+        launcher.wait(START_LIMIT_S)
+        first = self._next_report(START_LIMIT_S)
+        if first is None or "pid" not in first:
+            self._socket.close()
+            reason = (first or {}).get("failed", "the supervisor did not report")
+            raise ClusterError(f"cannot start {argv[0]}: {reason}.", where=str(log))
+        self.pid = int(str(first["pid"]))
+        self.supervisor_pid = int(str(first["supervisor"]))
+
+    @property
+    def running(self) -> bool:
+        """Whether the head of the tree still runs."""
+        if self.exit_code is None and self._socket.fileno() >= 0:
+            self._note(self._next_report(0.0))
+        return self.exit_code is None and self._socket.fileno() >= 0
+
+    def stop(self) -> bool:
+        """End the tree; True when the supervisor confirmed that nothing of it is left."""
+        if self._socket.fileno() < 0:
+            return True
+        with contextlib.suppress(OSError):
+            self._socket.sendall(b"STOP")
+        deadline = time.monotonic() + self.grace_s + 12.0
+        while self.running and time.monotonic() < deadline:
+            self._note(self._next_report(max(0.0, deadline - time.monotonic())))
+        ended = not self.running
+        self._socket.close()
+        return ended
+
+    def _note(self, report: Mapping[str, object] | None) -> None:
+        if report is not None and "exit" in report:
+            code = report["exit"]
+            self.exit_code = -9 if code is None else int(str(code))
+
+    def _next_report(self, wait_s: float) -> Mapping[str, object] | None:
+        """The next JSON line; ``{"exit": …}`` also when the supervisor itself is gone."""
+        deadline = time.monotonic() + wait_s
+        while b"\n" not in self._buffer:
+            left = max(0.0, deadline - time.monotonic())
+            if not select.select([self._socket], [], [], left)[0]:
+                return None
+            try:
+                data = self._socket.recv(4096)
+            except OSError:
+                data = b""
+            if not data:
+                return {"exit": None}
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        report: Mapping[str, object] = json.loads(line)
+        return report
+
+
+def tail(log: Path, lines: int = 30, limit_bytes: int = 64_000) -> str:
+    """The last lines of a log file without terminal colours; empty when there is none."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - limit_bytes))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return "\n".join(_COLOURS.sub("", text).splitlines()[-lines:])

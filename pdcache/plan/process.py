@@ -1,0 +1,131 @@
+"""A Plan is data: the processes to run, and where each flag came from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pdcache.topology.schema import Mode, Role
+from pdcache.topology.settings import Origin
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Who decided one flag, why, and where the YAML changes it."""
+
+    value: Any
+    origin: Origin
+    reason: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process, complete: what a supervisor needs to run it and a client to reach it.
+
+    Attributes:
+        wave: processes of a wave start in parallel, after the wave before is healthy.
+        address: IP of its node; ``ray_id`` names the node to Ray.
+        url: HTTP base URL, or None when it serves no HTTP.
+        health_path: path under ``url`` that answers 200 when it is ready.
+        health_port: TCP port that accepts when it is ready, for processes without HTTP.
+        gpus: whole GPUs Ray reserves for it.
+        memory_bytes: host memory the budget gives it.
+        grace_s: seconds between SIGTERM and SIGKILL when it is stopped.
+        start_s: seconds it may take to become healthy.
+    """
+
+    name: str
+    role: Role
+    wave: int
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    ports: dict[str, int]
+    address: str
+    ray_id: str | None
+    url: str | None
+    health_path: str | None
+    health_port: int | None
+    gpus: int
+    memory_bytes: int
+    grace_s: float
+    start_s: float
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """Resources in Ray's words."""
+        return {"gpus": self.gpus, "memory_bytes": self.memory_bytes}
+
+    def as_json(self) -> dict[str, Any]:
+        """The process under the key names of ``plan --json``."""
+        data = asdict(self) | {"resources": self.resources, "argv": list(self.argv)}
+        del data["gpus"], data["memory_bytes"]
+        return data
+
+
+@dataclass(frozen=True)
+class NodeMemory:
+    """Memory needed on a node against what it has, bytes."""
+
+    node: str
+    needed_bytes: int
+    available_bytes: int
+    parts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class KvFormat:
+    """All that shapes the bytes and the keys of a page in L3.
+
+    ``key_prefix`` and ``key_suffix`` stand around the page hash in Mooncake's object keys.
+    """
+
+    page_size: int
+    dtype: str
+    layout: str
+    io_backend: str
+    tp: int
+    served_name: str
+    namespace: str
+    key_prefix: str
+    key_suffixes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A topology made concrete for the nodes at hand."""
+
+    name: str
+    mode: Mode
+    model_path: str
+    dtype: str
+    processes: tuple[Process, ...]
+    memory: tuple[NodeMemory, ...]
+    formats: dict[str, KvFormat]
+    manifest: str
+    temp: str
+    store_url: str | None
+    endpoint: str
+    timeouts: dict[str, float]
+    provenance: dict[str, dict[str, Provenance]] = field(default_factory=dict)
+
+    def process(self, name: str) -> Process:
+        """The process of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for process in self.processes:
+            if process.name == name:
+                return process
+        raise KeyError(name)
+
+    def role(self, role: Role) -> tuple[Process, ...]:
+        """All processes of one role, in order."""
+        return tuple(process for process in self.processes if process.role is role)
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan under the key names of ``plan --json``."""
+        data = asdict(self)
+        data["processes"] = [process.as_json() for process in self.processes]
+        return {"schema": 1, **data}

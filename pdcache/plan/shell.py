@@ -1,0 +1,97 @@
+"""A plan as a shell script that a person can run by hand."""
+
+from __future__ import annotations
+
+import shlex
+
+from pdcache.gateway.smg import manifest
+from pdcache.plan.process import Plan, Process
+from pdcache.topology.schema import Role
+
+_HEAD = """#!/usr/bin/env bash
+# Cluster {name}, mode {mode}: every process that `pdcache up` would start, in the same order.
+# Ends, with all its processes, on Ctrl-C or when a process dies.
+set -euo pipefail
+LOGS=${{LOGS:-$(mktemp -d)}}
+PIDS=()
+stop() {{
+  trap - EXIT INT TERM
+  for pid in "${{PIDS[@]}}"; do kill -TERM -- "-$pid" 2>/dev/null || true; done
+  for pid in "${{PIDS[@]}}"; do
+    for _ in $(seq 120); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
+    kill -KILL -- "-$pid" 2>/dev/null || true
+  done
+  rm -rf {temp} {manifest}
+}}
+trap stop EXIT
+trap 'exit 130' INT TERM
+run() {{ name=$1; shift; setsid "$@" >"$LOGS/$name.log" 2>&1 & PIDS+=($!); }}
+wait_http() {{
+  for _ in $(seq $(($2 * 2))); do
+    curl -sf -o /dev/null --max-time 5 "$1" && return
+    for pid in "${{PIDS[@]}}"; do
+      kill -0 "$pid" 2>/dev/null || {{ echo "a process died; logs: $LOGS" >&2; exit 1; }}
+    done
+    sleep 0.5
+  done
+  echo "$1 did not answer; logs: $LOGS" >&2; exit 1
+}}
+wait_port() {{
+  for _ in $(seq $(($3 * 2))); do
+    (exec 3<>"/dev/tcp/$1/$2") 2>/dev/null && return
+    sleep 0.5
+  done
+  echo "$1:$2 did not answer; logs: $LOGS" >&2; exit 1
+}}
+echo "logs: $LOGS"
+mkdir -p {temp} {manifest_folder}
+"""
+
+
+def shell_script(plan: Plan) -> str:
+    """The script: processes wave by wave, each wave waited for; needs bash, curl, setsid."""
+    lines = [
+        _HEAD.format(
+            name=plan.name,
+            mode=plan.mode.value,
+            temp=shlex.quote(plan.temp),
+            manifest=shlex.quote(plan.manifest),
+            manifest_folder=shlex.quote(plan.manifest.rpartition("/")[0]),
+        )
+    ]
+    gpu = 0
+    for wave in sorted({process.wave for process in plan.processes}):
+        members = [process for process in plan.processes if process.wave == wave]
+        if members[0].role is Role.GATEWAY:
+            lines += _manifest(plan)
+        for process in members:
+            devices = ",".join(str(gpu + i) for i in range(process.gpus))
+            gpu += process.gpus
+            lines.append(_start(process, devices))
+        lines += [_wait(process) for process in members]
+    lines += [f'echo "UP {plan.endpoint}"', 'wait -n "${PIDS[@]}"']
+    return "\n".join(lines) + "\n"
+
+
+def _start(process: Process, devices: str) -> str:
+    env = dict(process.env) | ({"CUDA_VISIBLE_DEVICES": devices} if devices else {})
+    pairs = [f"{key}={shlex.quote(value)}" for key, value in env.items()]
+    words = ["run", process.name, "env", *pairs, *(shlex.quote(word) for word in process.argv)]
+    return " \\\n  ".join([" ".join(words[:2]), " ".join(words[2 : 3 + len(pairs)]),
+                           " ".join(words[3 + len(pairs) :])])  # fmt: skip
+
+
+def _wait(process: Process) -> str:
+    limit = int(process.start_s)
+    if process.url is not None:
+        return f"wait_http {process.url}{process.health_path} {limit}"
+    return f"wait_port {process.address} {process.health_port} {limit}"
+
+
+def _manifest(plan: Plan) -> list[str]:
+    workers = (*plan.role(Role.PREFILL), *plan.role(Role.DECODE))
+    text = manifest(
+        (worker.name, worker.role, worker.url or "", worker.ports.get("bootstrap"))
+        for worker in workers
+    )
+    return [f"cat >{shlex.quote(plan.manifest)} <<'WORKERS'", text, "WORKERS"]

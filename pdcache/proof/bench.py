@@ -1,0 +1,116 @@
+"""The proof's workbench: prompts nobody has seen, requests on chosen workers, flushes, waits."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+import httpx
+
+from pdcache.errors import ProofError
+from pdcache.plan.process import Plan, Process
+from pdcache.sglang import admin
+from pdcache.sglang.generate import Generation, Pair, on_pair, request_body, through_gateway
+from pdcache.sglang.page_keys import object_keys, page_hashes
+from pdcache.store.mooncake_http import wait_present
+from pdcache.topology.schema import Role
+
+NEAR_TIE = 0.05
+"""Logprob gap of the two best tokens below which a 16-bit dtype may order them either way."""
+
+LOW_ID, HIGH_ID = 10, 500
+"""Token ids that every vocabulary has and that are rarely special."""
+
+
+class Bench:
+    """What all canaries share: the plan, an HTTP client, limits."""
+
+    def __init__(self, plan: Plan, client: httpx.AsyncClient) -> None:
+        self.plan = plan
+        self.client = client
+        self.prefills = plan.role(Role.PREFILL)
+        self.decodes = plan.role(Role.DECODE)
+        self.page = plan.formats["prefill"].page_size
+        self.limit_s = plan.timeouts["proof_s"]
+
+    def prompt(self, pages: float) -> list[int]:
+        """A prompt of that many pages that no cache can hold."""
+        source = secrets.SystemRandom()
+        return [source.randrange(LOW_ID, HIGH_ID) for _ in range(int(pages * self.page))]
+
+    def reusable(self, prompt: Sequence[int], known: int) -> int:
+        """Page-aligned tokens of ``prompt`` that can be served when ``known`` of them were seen.
+
+        SGLang always computes at least the last token of a prompt.
+        """
+        return min(known, len(prompt) - 1) // self.page * self.page
+
+    async def gateway(self, prompt: Sequence[int], answer: int) -> Generation:
+        """One request through the gateway."""
+        model = self.plan.formats["prefill"].served_name
+        body = request_body(prompt, answer)
+        return await through_gateway(self.client, self.plan.endpoint, model, body)
+
+    async def pair(
+        self,
+        prefill: Process,
+        decode: Process,
+        prompt: Sequence[int],
+        answer: int,
+        *,
+        salt: str | None = None,
+        logprobs: bool = False,
+    ) -> Generation:
+        """One request on chosen workers."""
+        body = request_body(prompt, answer, cache_salt=salt, logprobs=logprobs)
+        return await on_pair(self.client, Pair(prefill, decode), body)
+
+    async def flush_all(self) -> None:
+        """Clear L1 and L2 of every prefill; afterwards their backups are in L3."""
+        for worker in self.prefills:
+            await admin.flush(self.client, worker, limit_s=self.limit_s)
+
+    async def wait_written(
+        self, tokens: Sequence[int], role: Role, *, limit_s: float = 10.0
+    ) -> int:
+        """Wait for the whole pages of ``tokens`` in L3; returns the number of missing pages."""
+        if self.plan.store_url is None:
+            return 0
+        kv_format = self.plan.formats[role.value]
+        keys = {
+            key: page
+            for page, digest in enumerate(page_hashes(tokens, self.page))
+            for key in object_keys(digest, kv_format)
+        }
+        missing = await wait_present(self.client, self.plan.store_url, list(keys), limit_s=limit_s)
+        return len({keys[key] for key in missing})
+
+    async def same_without_reuse(
+        self, prefill: Process, decode: Process, prompt: Sequence[int], seen: Generation
+    ) -> tuple[bool, str]:
+        """Compare an answer with the one computed with nothing to reuse.
+
+        A cache salt that nobody has used gives the request a namespace of its own, so every tier
+        misses. In a 16-bit dtype a first difference at a near-tie counts as equal and is reported.
+        """
+        salt = secrets.token_hex(8)
+        plain = await self.pair(prefill, decode, prompt, len(seen.output_ids), salt=salt)
+        if plain.cached:
+            raise ProofError(
+                f"a request under a new cache salt still hit {plain.cached} tokens, so answers "
+                "without reuse cannot be had.",
+                where=prefill.name,
+            )
+        if plain.output_ids == seen.output_ids:
+            return True, "tokens equal"
+        pairs = zip(plain.output_ids, seen.output_ids, strict=False)
+        at = next((i for i, (a, b) in enumerate(pairs) if a != b), 0)
+        if self.plan.dtype == "float32":
+            return False, f"tokens differ from position {at} on"
+        gaps = await self.pair(
+            prefill, decode, prompt, at + 1, salt=secrets.token_hex(8), logprobs=True
+        )
+        gap = gaps.top2_gaps[at] if len(gaps.top2_gaps) > at else float("inf")
+        if gap <= NEAR_TIE:
+            return True, f"tokens equal up to a near-tie at {at} (logprob gap {gap:.3f})"
+        return False, f"tokens differ from position {at} on (logprob gap {gap:.3f})"

@@ -1,0 +1,51 @@
+"""Run the proof on a live cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import httpx
+
+from pdcache.errors import ClusterError, ProofError
+from pdcache.plan.process import Plan
+from pdcache.proof.bench import Bench
+from pdcache.proof.canary import Canary, Proof
+from pdcache.proof.hops import hops
+
+
+def prove(plan: Plan, *, on_canary: Callable[[Canary], None] = lambda canary: None) -> Proof:
+    """Send canaries through every hop of the plan's mode and judge what was reused.
+
+    Flushes L1 and L2 of prefill workers; L3 keeps a few pages under names nobody asks for again.
+
+    Raises:
+        ProofError: a hop did not answer at all within ``timeouts.proof_s``; it names the hop.
+    """
+    return asyncio.run(_prove(plan, on_canary))
+
+
+async def _prove(plan: Plan, on_canary: Callable[[Canary], None]) -> Proof:
+    limit_s = plan.timeouts["proof_s"]
+    canaries: list[Canary] = []
+    begin = time.monotonic()
+    try:
+        async with asyncio.timeout(limit_s):
+            async with httpx.AsyncClient(timeout=limit_s, trust_env=False) as client:
+                async for canary in hops(Bench(plan, client)):
+                    canaries.append(canary)
+                    on_canary(canary)
+    except TimeoutError:
+        raise ProofError(
+            f"the proof was not finished after {time.monotonic() - begin:.0f} s; "
+            f"{len(canaries)} canaries had answered.",
+            remedy="Look at the workers' logs (`pdcache logs`), or raise timeouts.proof_s.",
+        ) from None
+    except ClusterError as error:
+        raise ProofError(
+            f"canary {len(canaries) + 1} got no answer: {error.message}",
+            where=error.where,
+            remedy=error.remedy or "Look at that worker's log: pdcache logs NAME WORKER",
+        ) from None
+    return Proof(tuple(canaries))

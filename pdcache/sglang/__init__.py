@@ -1,0 +1,1 @@
+"""Talking to SGLang: its command line, its HTTP, its metrics, its page keys."""

@@ -1,0 +1,1 @@
+"""What processes a storage backend needs, and how to know that they are healthy."""

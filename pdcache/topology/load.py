@@ -1,0 +1,128 @@
+"""Read a topology from YAML; every error names the line, the path and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pdcache.errors import TopologyError
+from pdcache.topology.schema import Topology
+
+
+def load_topology(file: Path | str, overrides: Iterable[str] = ()) -> Topology:
+    """Load and validate a topology file.
+
+    Args:
+        file: a YAML file.
+        overrides: ``a.b=value`` settings laid over it; values are YAML scalars.
+
+    Raises:
+        TopologyError: missing file, broken YAML, unknown key, or a value out of range.
+    """
+    path = Path(file)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TopologyError(
+            f"cannot read the topology: {error.strerror or error}.",
+            where=str(path),
+            remedy="Give the path of a YAML file, for example topologies/full_offload.yaml.",
+        ) from None
+    return parse_topology(text, source=str(path), overrides=overrides)
+
+
+def parse_topology(text: str, *, source: str, overrides: Iterable[str] = ()) -> Topology:
+    """`load_topology` for text that is already read; ``source`` names it in errors."""
+    try:
+        data = yaml.safe_load(text)
+        lines = _lines(yaml.compose(text, Loader=yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{source}:{mark.line + 1}" if mark is not None else source
+        problem = getattr(error, "problem", None) or str(error)
+        raise TopologyError(
+            f"not valid YAML: {problem}.", where=where, remedy="Mend the syntax at that line."
+        ) from None
+    if not isinstance(data, dict):
+        raise TopologyError(
+            "the file holds no mapping.",
+            where=source,
+            remedy="A topology starts with `name:`, `mode:` and `model:`.",
+        )
+    for override in overrides:
+        _apply(data, override)
+    try:
+        return Topology.model_validate(data)
+    except ValidationError as error:
+        raise TopologyError(_explain(error, lines, source)) from None
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise TopologyError(
+            f"cannot read the override {override!r}.",
+            where="--set",
+            remedy="Write --set path.to.key=value, for example --set gateway.port=9000.",
+        )
+    node = data
+    for part in parts[:-1]:
+        inner = node.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise TopologyError(f"{part} is not a mapping.", where=f"--set {key}")
+        node = inner
+    node[parts[-1]] = yaml.safe_load(value)
+
+
+def _lines(node: yaml.Node | None, prefix: str = "") -> dict[str, int]:
+    found: dict[str, int] = {}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            path = f"{prefix}.{key.value}" if prefix else str(key.value)
+            found[path] = key.start_mark.line + 1
+            found.update(_lines(value, path))
+    return found
+
+
+def _explain(error: ValidationError, lines: Mapping[str, int], source: str) -> str:
+    texts = []
+    for problem in error.errors():
+        names = [str(part) for part in problem["loc"]]
+        path = ".".join(names)
+        place = f"{source}:{lines[path]}: {path}" if path in lines else f"{source}: {path}"
+        if problem["type"] == "extra_forbidden":
+            texts.append(f"{place}: unknown key. {_nearest(names)}")
+        elif problem["type"] == "missing":
+            texts.append(f"{place}: this key is required. Add `{names[-1]}: ...`.")
+        else:
+            given = problem.get("input")
+            texts.append(f"{place}: {problem['msg']} (given: {given!r}).")
+    return "\n".join(texts)
+
+
+def _nearest(names: list[str]) -> str:
+    known = _known_keys(names[:-1])
+    close = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
+    if close:
+        return f"Did you mean `{close[0]}`?"
+    return f"Known keys here: {', '.join(known)}."
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    model: type[BaseModel] = Topology
+    for name in path:
+        field = model.model_fields.get(name)
+        if field is None:
+            return []
+        candidates = [field.annotation, *get_args(field.annotation)]
+        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not models:
+            return []
+        model = models[0]
+    return list(model.model_fields)
