@@ -36,6 +36,7 @@ class _Target:
     model: str
     mode: CacheMode
     page_size: int
+    served_name: str
 
 
 def replay_command(
@@ -64,6 +65,12 @@ def replay_command(
     page_size: Annotated[
         int, typer.Option("--page-size", min=1, help="Page size of a target given by URL.")
     ] = 64,
+    served_name: Annotated[
+        str | None,
+        typer.Option(
+            "--served-name", help="Name the target serves the model by; --model if unset."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Replay multi-turn sessions, and show by turn and tier what was reused of what could be.
@@ -73,7 +80,7 @@ def replay_command(
     Example: pdcache replay examples/multi_turn/sessions.jsonl --target full-offload --out out/run1
     """
     sessions = load_sessions(spec)
-    where = _target(target, model, mode, page_size)
+    where = _target(target, model, mode, page_size, served_name)
     replay = ReplaySpec(
         sessions,
         ChatTokenizer.from_folder(resolve_model(where.model)),
@@ -81,6 +88,7 @@ def replay_command(
         mode=where.mode,
         concurrency=concurrency,
         timeout_s=timeout,
+        extra_body={"model": where.served_name},
     )
     with LiveView(err) as view:
         result = asyncio.run(run_replay(replay, where.url, on_event=view))
@@ -132,7 +140,9 @@ def compare_command(
         out.print(f"{names[0]} and {name}: {same}")
 
 
-def _target(target: str | None, model: str | None, mode: str, page_size: int) -> _Target:
+def _target(
+    target: str | None, model: str | None, mode: str, page_size: int, served_name: str | None
+) -> _Target:
     if target is None or "://" not in target:
         record = the_record(target)
         from pdcache.cluster.client import ClusterClient
@@ -140,8 +150,9 @@ def _target(target: str | None, model: str | None, mode: str, page_size: int) ->
         client = ClusterClient(record)
         plan = client.plan()
         client.close()
+        shape = plan.formats["prefill"]
         return _Target(
-            plan.endpoint, plan.model_path, plan.mode.value, plan.formats["prefill"].page_size
+            plan.endpoint, plan.model_path, plan.mode.value, shape.page_size, shape.served_name
         )
     if model is None:
         raise ReplayError(
@@ -155,4 +166,4 @@ def _target(target: str | None, model: str | None, mode: str, page_size: int) ->
             where="--mode",
             remedy="Give prefill_only or full_offload.",
         )
-    return _Target(target, model, cast(CacheMode, mode), page_size)
+    return _Target(target, model, cast(CacheMode, mode), page_size, served_name or model)

@@ -18,8 +18,9 @@ import httpx
 from pdcache.cluster.fleet import Fleet
 from pdcache.cluster.manifest import manifest_text, registered
 from pdcache.cluster.states import ClusterState, ClusterStatus, ProcessState
-from pdcache.errors import PdcacheError
+from pdcache.errors import ClusterError, PdcacheError
 from pdcache.plan.process import Plan, Process
+from pdcache.store.mooncake_http import healthy
 from pdcache.topology.schema import Role
 
 CONTROLLER = "controller"
@@ -110,6 +111,8 @@ class Controller:
         assert plan is not None
         try:
             for wave in sorted({process.wave for process in plan.processes}):
+                if wave == min(worker.wave for worker in _workers(plan)):
+                    await self._wait_store(plan)
                 await self._start_wave(plan, wave)
             await self._wait_registered(plan)
         except PdcacheError as error:
@@ -118,6 +121,22 @@ class Controller:
             self._state = ClusterState.FAILED
             return
         await self._watch()
+
+    async def _wait_store(self, plan: Plan) -> None:
+        """The store answers before any worker is pointed at it: SGLang freezes on a bad one."""
+        if plan.store_url is None:
+            return
+        deadline = time.monotonic() + plan.timeouts["store_s"]
+        while (ill := await healthy(self._client, plan.store_url)) is not None:
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"the store's master did not answer within {plan.timeouts['store_s']:.0f} s "
+                    f"({ill}).",
+                    where="store.master",
+                    remedy="Start it, or correct store.master and store.metrics_port; no worker "
+                    "was pointed at it.",
+                )
+            await asyncio.sleep(0.2)
 
     async def _start_wave(self, plan: Plan, wave: int) -> None:
         """Start the processes of a wave in parallel; the first failure is raised at once."""

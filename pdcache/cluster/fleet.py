@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from pdcache.cluster.probe import ready
+from pdcache.cluster.probe import alive, ready
 from pdcache.cluster.process_actor import ProcessActor, Vitals
 from pdcache.cluster.states import ProcessState, ProcessStatus
 from pdcache.errors import ClusterError
@@ -105,7 +105,7 @@ class Fleet:
             own.state = ProcessState.DEAD
             own.reason = f"ended with exit code {vitals.exit_code}"
             return
-        missing = await ready(process, client)
+        missing = await alive(process, client)
         count = self._failures.get(process.name, 0) + 1 if missing else 0
         self._failures[process.name] = count
         if missing is None:

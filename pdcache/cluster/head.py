@@ -34,6 +34,8 @@ def cluster_environment(cluster_id: str, token_file: str | None) -> dict[str, st
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # Servers inherit the niceness of Ray's workers, which is 15 by default.
+        "RAY_worker_niceness": "0",
     }
     if token_file is not None:
         env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": token_file}

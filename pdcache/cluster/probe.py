@@ -11,9 +11,18 @@ from pdcache.plan.process import Process
 
 
 async def ready(process: Process, client: httpx.AsyncClient) -> str | None:
-    """None when the process is ready, else what is missing."""
-    if process.url is not None and process.health_path is not None:
-        return await _http_ready(process.url + process.health_path, client)
+    """None when the process can do its work, else what is missing."""
+    return await _probe(process, process.ready_path, client)
+
+
+async def alive(process: Process, client: httpx.AsyncClient) -> str | None:
+    """None when the process answers, else what it does not answer."""
+    return await _probe(process, process.health_path, client)
+
+
+async def _probe(process: Process, path: str | None, client: httpx.AsyncClient) -> str | None:
+    if process.url is not None and path is not None:
+        return await _http_ready(process.url + path, client)
     if process.health_port is not None:
         return await _port_ready(process.address, process.health_port)
     return None

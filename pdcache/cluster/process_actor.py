@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +87,8 @@ class ProcessActor:
         # A server must not take itself for a part of Ray, nor find its token.
         own = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         own["PYTHONUNBUFFERED"] = "1"
+        # SGLang and torch look for tools (ninja) that stand beside the interpreter.
+        own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{own.get('PATH', '')}"
         own[CLUSTER_ENV] = self._id
         own["SPT_NOENV"] = "1"
         python_path = self._process.env.get("PYTHONPATH")

@@ -20,7 +20,7 @@ def gateway_argv(
     """Command line of smg over a manifest file."""
     gateway = topology.gateway
     # A busy CPU worker answers its health check late without being ill.
-    timeout, failures = ("5", "3") if topology.device == "cpu" else ("1", "2")
+    timeout, failures = ("5", "3") if topology.device == "cpu" else ("2", "2")
     return (
         binary, "launch",
         "--pd-disaggregation",

@@ -23,7 +23,7 @@ def build_plan(topology: Topology, facts: Facts) -> Plan:
     Raises:
         PlanError: a given port is in use, or no free port is left.
     """
-    ports = Ports(facts.port_free)
+    ports = Ports(facts.port_free, _given_ports(topology))
     folder = facts.home / "clusters" / topology.name
     gateway_port = ports.given(topology.gateway.port, "gateway.port")
     places = place(topology, facts.nodes)
@@ -64,6 +64,15 @@ def build_plan(topology: Topology, facts: Facts) -> Plan:
         timeouts=topology.timeouts.model_dump(),
         provenance=provenance,
     )
+
+
+def _given_ports(topology: Topology) -> set[int]:
+    found = {topology.gateway.port, topology.store.port, topology.store.metrics_port}
+    for worker in (topology.prefill, topology.decode):
+        for first in (worker.port, worker.bootstrap_port):
+            if first is not None:
+                found |= set(range(first, first + worker.workers))
+    return {port for port in found if port is not None}
 
 
 def _served_path(topology: Topology, facts: Facts) -> str:
@@ -139,7 +148,7 @@ def _store_process(
     return Process(
         name=spot.name, role=Role.STORE, wave=wave, argv=argv,
         env={"MC_LOG_LEVEL": "ERROR"}, ports=own, address=node.address, ray_id=node.ray_id,
-        url=url, health_path=path, health_port=port, gpus=0,
+        url=url, ready_path=path, health_path=path, health_port=port, gpus=0,
         memory_bytes=share(memory, spot.name), grace_s=3.0, start_s=topology.timeouts.store_s,
     )  # fmt: skip
 
@@ -168,6 +177,7 @@ def _gateway_process(
     return Process(
         name=spot.name, role=Role.GATEWAY, wave=3, argv=argv, env={"NO_COLOR": "1"},
         ports={"http": port, "metrics": metrics_port}, address=node.address, ray_id=node.ray_id,
-        url=f"http://{reach}:{port}", health_path="/liveness", health_port=None, gpus=0,
+        url=f"http://{reach}:{port}",
+        ready_path="/liveness", health_path="/liveness", health_port=None, gpus=0,
         memory_bytes=share(memory, spot.name), grace_s=3.0, start_s=topology.timeouts.gateway_s,
     )  # fmt: skip

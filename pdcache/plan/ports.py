@@ -6,7 +6,7 @@ SGLang 0.5.23 takes ports of its own between 100 and 1,000 above a server's HTTP
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pdcache.errors import PlanError
 
@@ -18,11 +18,15 @@ SERVER_BAND = range(21000, 21100)
 
 
 class Ports:
-    """Hands out each port once; a port given by the user must be free."""
+    """Hands out each port once; a port given by the user must be free.
 
-    def __init__(self, free: Callable[[int], bool]) -> None:
+    Args:
+        reserved: ports the user gives to some process: never chosen for another.
+    """
+
+    def __init__(self, free: Callable[[int], bool], reserved: Iterable[int] = ()) -> None:
         self._free = free
-        self._taken: set[int] = set()
+        self._taken: set[int] = set(reserved)
 
     def given(self, port: int, path: str) -> int:
         """A port the user asked for.

@@ -27,7 +27,8 @@ class Process:
         wave: processes of a wave start in parallel, after the wave before is healthy.
         address: IP of its node; ``ray_id`` names the node to Ray.
         url: HTTP base URL, or None when it serves no HTTP.
-        health_path: path under ``url`` that answers 200 when it is ready.
+        ready_path: path under ``url`` that answers 200 once it can do its work.
+        health_path: path under ``url`` that answers 200 while it lives, cheap to ask.
         health_port: TCP port that accepts when it is ready, for processes without HTTP.
         gpus: whole GPUs Ray reserves for it.
         memory_bytes: host memory the budget gives it.
@@ -44,6 +45,7 @@ class Process:
     address: str
     ray_id: str | None
     url: str | None
+    ready_path: str | None
     health_path: str | None
     health_port: int | None
     gpus: int

@@ -60,6 +60,7 @@ def server_process(
         name=spot.name, role=spot.role, wave=2, argv=tuple(argv),
         env=_environment(context, node.address) | worker.env, ports=own_ports,
         address=node.address, ray_id=node.ray_id, url=f"http://{node.address}:{http}",
+        ready_path="/health_generate",
         health_path="/health", health_port=None, gpus=spot.gpus, memory_bytes=size,
         grace_s=12.0, start_s=topology.timeouts.worker_s,
     )  # fmt: skip
@@ -144,6 +145,8 @@ def _environment(context: ServerContext, address: str) -> dict[str, str]:
         "MOONCAKE_LOCAL_HOSTNAME": address,
         # SGLang leaves its sockets behind; a folder of our own is removed with the cluster.
         "TMPDIR": str(context.facts.temp / topology.name),
+        # `/health` would otherwise generate a token and take over a second each time.
+        "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "false",
         **mooncake.CLIENT_ENV,
     }
     if topology.mode is Mode.FULL_OFFLOAD:

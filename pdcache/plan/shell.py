@@ -84,7 +84,7 @@ def _start(process: Process, devices: str) -> str:
 def _wait(process: Process) -> str:
     limit = int(process.start_s)
     if process.url is not None:
-        return f"wait_http {process.url}{process.health_path} {limit}"
+        return f"wait_http {process.url}{process.ready_path} {limit}"
     return f"wait_port {process.address} {process.health_port} {limit}"
 
 

@@ -33,6 +33,12 @@ def load_topology(file: Path | str, overrides: Iterable[str] = ()) -> Topology:
             where=str(path),
             remedy="Give the path of a YAML file, for example topologies/full_offload.yaml.",
         ) from None
+    except UnicodeDecodeError:
+        raise TopologyError(
+            "not valid YAML: the file is no UTF-8 text.",
+            where=str(path),
+            remedy="Give the path of a YAML file, for example topologies/full_offload.yaml.",
+        ) from None
     return parse_topology(text, source=str(path), overrides=overrides)
 
 
@@ -65,6 +71,10 @@ def parse_topology(text: str, *, source: str, overrides: Iterable[str] = ()) -> 
 def _apply(data: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     parts = key.strip().split(".")
+    try:
+        scalar = yaml.safe_load(value)
+    except yaml.YAMLError:
+        equals = ""
     if not equals or not all(parts):
         raise TopologyError(
             f"cannot read the override {override!r}.",
@@ -77,7 +87,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise TopologyError(f"{part} is not a mapping.", where=f"--set {key}")
         node = inner
-    node[parts[-1]] = yaml.safe_load(value)
+    node[parts[-1]] = scalar
 
 
 def _lines(node: yaml.Node | None, prefix: str = "") -> dict[str, int]:

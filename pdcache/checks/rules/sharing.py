@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from pdcache.checks.budget import model_path
 from pdcache.checks.finding import Finding
-from pdcache.checks.rule import Subject, finding, rule, yaml_text
+from pdcache.checks.rule import Subject, finding, rule, yaml_at, yaml_text
 from pdcache.topology.schema import Mode, Role
 
 
@@ -113,11 +113,12 @@ def model_files(subject: Subject) -> Iterable[Finding]:
         view = subject.facts.models.get(path)
         if view is None:
             continue
-        digests[role] = view.weights_digest
-        if view.problem is not None and (role is Role.PREFILL or place != "model.path"):
-            yield finding(
-                "model-files", "error", place, view.problem, "smollm2-135m", fix=view.remedy
-            )
+        if view.problem is None:
+            digests[role] = view.weights_digest
+        elif role is Role.PREFILL or place != "model.path":
+            remedy = f"# {view.remedy}\n" if view.remedy else ""
+            builtin = yaml_at(place, "smollm2-135m")
+            yield finding("model-files", "error", place, view.problem, fix=f"{remedy}{builtin}")
     if len(digests) == 2 and len(set(digests.values())) == 2:
         yield finding(
             "model-files",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 from pdcache.checks.budget import NodeBudget, budget
 from pdcache.checks.finding import Finding, Severity
-from pdcache.checks.rule import Subject, finding, rule
-from pdcache.topology.schema import Role
+from pdcache.checks.rule import Subject, finding, rule, yaml_text
+from pdcache.topology.placement import place
+from pdcache.topology.schema import Role, Topology
 
 MIN_SEGMENT_BYTES = 16 << 20
 
@@ -52,14 +55,18 @@ def layout_support(subject: Subject) -> Iterable[Finding]:
                 f"{role}: page_head needs io kernel; with direct the scheduler dies at first use.",
                 "kernel",
             )
-        if layout.value == "page_first_kv_split" or io.value == "kernel_ascend":
-            yield finding(
-                "layout-support",
-                "error",
-                layout.path,
-                f"{role}: {layout.value} with {io.value} exists on Ascend NPUs only.",
-                "page_first_direct",
-            )
+        for setting, ascend, instead in (
+            (layout, "page_first_kv_split", "page_first_direct"),
+            (io, "kernel_ascend", "direct"),
+        ):
+            if setting.value == ascend:
+                yield finding(
+                    "layout-support",
+                    "error",
+                    setting.path,
+                    f"{role}: {layout.value} with {io.value} exists on Ascend NPUs only.",
+                    instead,
+                )
 
 
 @rule(
@@ -141,17 +148,17 @@ def gpus(subject: Subject) -> Iterable[Finding]:
     topology = subject.topology
     if topology.device != "cuda":
         return
-    need = sum(
-        topology.worker(r).workers * topology.worker(r).tp for r in (Role.PREFILL, Role.DECODE)
-    )
-    have = sum(node.gpus for node in subject.facts.nodes)
-    if have < need:
+    used = Counter[int]()
+    for spot in place(topology, subject.facts.nodes):
+        used[spot.node] += spot.gpus
+    have = [node.gpus for node in subject.facts.nodes]
+    if any(used[node] > gpus for node, gpus in enumerate(have)):
         yield finding(
             "gpus",
             "warning",
             "device",
-            f"the topology needs {need} GPUs, the nodes at hand have {have}; `up` refuses "
-            "until they are there.",
+            f"the topology needs {used.total()} GPUs, those of a server on one node; the nodes at "
+            f"hand have {' + '.join(map(str, have))}; `up` refuses until they are there.",
             "cpu",
         )
 
@@ -166,10 +173,41 @@ def _too_much(node: NodeBudget) -> str:
 
 
 def _smaller(subject: Subject) -> str:
-    tokens = subject.asked[Role.PREFILL]["max_total_tokens"].value
-    lines = []
-    if tokens:
-        lines.append(f"prefill:\n  max_total_tokens: {max(1024, tokens // 2)}")
-        lines.append(f"decode:\n  max_total_tokens: {max(1024, tokens // 2)}")
-    lines.append(f"store:\n  segment_gb: {max(0.5, subject.topology.store.segment_gb / 2):g}")
-    return "\n".join(lines)
+    """Sizes halved until every node fits, or down to the least that make sense."""
+    sizes = _sizes(subject, 1)
+    for halvings in range(1, 8):
+        sizes = _sizes(subject, halvings)
+        nodes = budget(_resized(subject.topology, sizes), subject.facts)
+        if all(node.needed_bytes <= node.available_bytes for node in nodes):
+            break
+    return yaml_text(sizes)
+
+
+def _sizes(subject: Subject, halvings: int) -> dict[str, dict[str, Any]]:
+    def less(value: float, least: float) -> float:
+        return min(value, max(least, value / (1 << halvings)))
+
+    sizes: dict[str, dict[str, Any]] = {}
+    for role in (Role.PREFILL, Role.DECODE):
+        own: dict[str, Any] = {}
+        asked = subject.asked[role]
+        if tokens := asked["max_total_tokens"].value:
+            own["max_total_tokens"] = int(less(tokens, 1024))
+        if "hicache_size" in asked:
+            own["hicache"] = {"size_gb": int(less(asked["hicache_size"].value, 1))}
+        if own:
+            sizes[role.value] = own
+    if subject.topology.store.master is None:
+        sizes["store"] = {"segment_gb": round(less(subject.topology.store.segment_gb, 0.5), 3)}
+    return sizes
+
+
+def _resized(topology: Topology, sizes: dict[str, dict[str, Any]]) -> Topology:
+    sections = {}
+    for name, values in sizes.items():
+        section = getattr(topology, name)
+        if "hicache" in values:
+            hicache = section.hicache.model_copy(update=values["hicache"])
+            values = values | {"hicache": hicache}
+        sections[name] = section.model_copy(update=values)
+    return topology.model_copy(update=sections)

@@ -1,0 +1,40 @@
+# `make help` lists the targets. All of them work in a fresh clone: they set up .venv when needed.
+SHELL := bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test test-fast lint check bench clean
+
+# More OpenMP threads than free cores make a CPU worker about fifteen times slower.
+OMP_NUM_THREADS ?= 1
+export OMP_NUM_THREADS
+
+PYTHON_VENV := .venv/bin/python
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Make .venv with all that is needed (does nothing when it is up to date)
+	@bash scripts/setup.sh
+
+demo: setup ## Start a real cluster on this machine and show that it reuses KV
+	@bash scripts/demo.sh
+
+test: setup ## Run all tests (starts real clusters)
+	@$(PYTHON_VENV) -m pytest
+
+test-fast: setup ## Run the unit tests only
+	@$(PYTHON_VENV) -m pytest tests/unit
+
+lint: setup ## Check style, format and types
+	@$(PYTHON_VENV) -m ruff check .
+	@$(PYTHON_VENV) -m ruff format --check .
+	@$(PYTHON_VENV) -m mypy
+
+check: lint test ## Lint, then test: what CI runs
+
+bench: setup ## Run the benchmarks
+	@bash scripts/bench.sh
+
+clean: ## Remove caches and build output (not .venv)
+	@rm -rf build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find pdcache tests examples scripts -name __pycache__ -type d -prune -exec rm -rf {} +

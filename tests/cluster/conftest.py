@@ -1,0 +1,32 @@
+"""One full_offload cluster of the tiny model for the whole folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pdcache.plan import Plan
+from tests.cluster_tools import TINY, Shell, cluster, free_port
+from tests.dialogues import plan_of
+
+
+@pytest.fixture(scope="session")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """Commands under a home of their own."""
+    return Shell(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session")
+def full_offload(shell: Shell) -> Iterator[dict[str, Any]]:
+    """The shipped topology with the tiny model, up and proved; its `up --json`."""
+    port = f"gateway.port={free_port()}"
+    with cluster(shell, "topologies/full_offload.yaml", *TINY, "--set", port) as up:
+        yield up
+
+
+@pytest.fixture
+def plan(shell: Shell, full_offload: dict[str, Any]) -> Plan:
+    """The plan of the shared cluster, when all of it is healthy."""
+    return plan_of(shell, full_offload["name"])

@@ -1,0 +1,323 @@
+"""The CPU lane against the installed SGLang, each in a process of its own as a worker is."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from pdcache.sglang_cpu import (
+    HOST_RESERVE_ENV,
+    SERVER_FLAGS,
+    pythonpath_folder,
+    worker_environment,
+)
+from pdcache.sglang_cpu.host_pools import POOL_MODULES, copy_operations
+
+ROOT = Path(__file__).resolve().parents[2]
+SGLANG = Path(find_spec("sglang").origin).parent
+
+
+def run(code, *, with_folder=True, path_after=(), **environment):
+    """Run `code` as a CPU worker's process: its environment, and its folder on the path."""
+    folders = [str(pythonpath_folder())] if with_folder else [str(ROOT)]
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={
+            **{name: value for name, value in os.environ.items() if name != HOST_RESERVE_ENV},
+            **worker_environment(),
+            "PYTHONPATH": os.pathsep.join([*folders, *map(str, path_after)]),
+            **environment,
+        },
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def printed(code, **options):
+    done = run(code, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_sgl_kernel_is_not_importable_without_the_folder():
+    code = "import importlib.util as util; print(util.find_spec('sgl_kernel'))"
+    assert printed(code, with_folder=False) == "None"
+    assert "pdcache/sglang_cpu/pythonpath/sgl_kernel" in printed(code)
+
+
+@pytest.mark.parametrize(
+    "gpu", ["torch.cuda.is_available = lambda: True", "torch.version.hip = '6.4'"]
+)
+def test_sgl_kernel_refuses_a_machine_with_a_gpu(gpu):
+    done = run(f"import torch; {gpu}; import sgl_kernel")
+    assert done.returncode != 0
+    assert "ImportError: this sgl_kernel is pdcache's stand-in for machines without a GPU" in (
+        done.stderr
+    )
+
+
+def test_an_operation_that_is_not_supplied_says_so_on_call():
+    done = run("from sgl_kernel import verify_tree_greedy_cpu as verify; verify(1, 2)")
+    assert "NotImplementedError: sgl_kernel.verify_tree_greedy_cpu is not supplied" in done.stderr
+    done = run("from sgl_kernel import transfer_kv_direct")
+    assert "ImportError" in done.stderr
+
+
+def test_the_plugin_is_discovered_only_with_the_folder_on_the_path():
+    code = (
+        "from importlib.metadata import entry_points\n"
+        "print([entry.name for entry in entry_points(group='sglang.srt.plugins')])"
+    )
+    assert "pdcache_cpu" not in printed(code, with_folder=False)
+    assert "pdcache_cpu" in printed(code)
+
+
+def test_the_folders_sitecustomize_runs_the_one_it_hides(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.hidden_one_ran = True")
+    assert printed("import sys; print(sys.hidden_one_ran)", path_after=[tmp_path]) == "True"
+
+
+def test_a_python_start_with_the_folder_imports_nothing_heavy():
+    code = "import sys; print({'torch', 'sglang', 'pdcache', 'torchvision'} & set(sys.modules))"
+    assert printed(code) == "set()"
+
+
+def test_torchvision_imports_with_the_folder():
+    assert printed("import torchvision.transforms, torch; print(torch.ops.torchvision.nms)")
+
+
+def imported_copies(module):
+    """The `transfer_kv_*` names a module of SGLang imports from `sgl_kernel.kvcacheio`."""
+    parts = module.split(".")[1:]
+    source = SGLANG.joinpath(*parts).with_suffix(".py").read_text()
+    return {
+        alias.name
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom) and node.module == "sgl_kernel.kvcacheio"
+        for alias in node.names
+        if alias.name.startswith("transfer_kv_")
+    }
+
+
+@pytest.mark.parametrize("module", POOL_MODULES)
+def test_every_copy_a_pool_module_imports_is_supplied(module):
+    names = imported_copies(module)
+    assert names
+    assert names <= copy_operations().keys()
+
+
+def test_every_pool_module_that_imports_copies_is_bound():
+    folder = SGLANG / "srt" / "mem_cache" / "pool_host"
+    modules = {f"sglang.srt.mem_cache.pool_host.{file.stem}" for file in folder.glob("*.py")}
+    assert {module for module in modules if imported_copies(module)} <= set(POOL_MODULES)
+
+
+LOADED = """
+import json, torch
+from sglang.srt.plugins import load_plugins
+load_plugins()
+from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
+from sglang.srt.disaggregation.mooncake.conn import MooncakeKVSender
+from sglang.srt.mem_cache.pool_host import base, mha
+import sgl_kernel.kvcacheio as supplied
+print(json.dumps({
+    "attention": TorchNativeAttnBackend._run_sdpa_forward_extend.__module__,
+    "sender": MooncakeKVSender.supports_host_tensor_indices,
+    "reserve": base.HICACHE_HOST_MEMORY_RESERVE_BYTES,
+    "budget": base.host_memory_budget_bytes(),
+    "available": base.available_host_memory_bytes(),
+    "copy_is_ours": mha.transfer_kv_direct is supplied.transfer_kv_direct,
+    "stream": torch.cpu.Stream().synchronize(),
+}))
+"""
+
+
+def test_sglangs_own_plugin_loader_applies_every_replacement():
+    reserve = 3 * 1024**3
+    state = json.loads(printed(LOADED, **{HOST_RESERVE_ENV: str(reserve)}))
+    assert state["attention"] == "pdcache.sglang_cpu.attention"
+    assert state["sender"] is False
+    assert state["reserve"] == reserve
+    # The reserve is in force, not merely assigned; the machine's free memory moves meanwhile.
+    assert abs(state["available"] - state["budget"] - reserve) < 1024**3
+    assert state["copy_is_ours"]
+
+
+LOAD_WITH = """
+from sglang.srt.plugins import load_plugins
+{change}
+load_plugins()
+print("went on")
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "environment", "said"),
+    [
+        pytest.param(
+            "import sglang.srt.mem_cache.pool_host.base as base\n"
+            "del base.HICACHE_HOST_MEMORY_RESERVE_BYTES",
+            {},
+            ["base.HICACHE_HOST_MEMORY_RESERVE_BYTES does not exist", "SGLang 0.5.23"],
+            id="a target is missing",
+        ),
+        pytest.param(
+            "",
+            {HOST_RESERVE_ENV: "10GB"},
+            [f"{HOST_RESERVE_ENV}='10GB' is not a whole number of bytes"],
+            id="the reserve is not a number",
+        ),
+        pytest.param(
+            "",
+            {"SGLANG_USE_CPU_ENGINE": "0"},
+            ["set SGLANG_USE_CPU_ENGINE=1"],
+            id="not the CPU engine",
+        ),
+    ],
+)
+def test_a_plugin_that_cannot_apply_ends_the_process_loudly(change, environment, said):
+    done = run(LOAD_WITH.format(change=change), **environment)
+    assert done.returncode == 1
+    assert "went on" not in done.stdout
+    assert "pdcache CPU lane" in done.stderr
+    for text in said:
+        assert text in done.stderr
+
+
+FALLBACK = """
+import torch
+from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend as Backend
+stock = Backend._run_sdpa_forward_extend
+from sglang.srt.plugins import load_plugins
+load_plugins()
+ours = Backend._run_sdpa_forward_extend
+torch.manual_seed(0)
+backend = Backend.__new__(Backend)
+keys, values = torch.randn(2, 64, 2, 8)
+table = torch.randperm(64, dtype=torch.int32).view(2, 32)
+rows, prefixes, new = torch.tensor([1, 0]), torch.tensor([9, 0]), torch.tensor([5, 7])
+query = torch.randn(12, 4, 8)
+def run(step, encoder=None, **options):
+    output = torch.empty_like(query)
+    return step(backend, query, output, keys, values, table, rows, prefixes + new, prefixes, new,
+                encoder, scaling=0.4, enable_gqa=True, **options)
+for options in (
+    dict(causal=True), dict(causal=False), dict(causal=True, sliding_window_size=-1),
+    dict(causal=True, sliding_window_size=3),
+    dict(encoder=torch.tensor([2, 3]), causal=True),
+    dict(encoder=torch.tensor([4, 6]), causal=False, is_cross_attn=True),
+):
+    print(torch.allclose(run(stock, **options), run(ours, **options), atol=1e-5))
+"""
+
+
+def test_the_backends_extend_step_gives_what_sglangs_own_gives():
+    assert printed(FALLBACK).split() == ["True"] * 6
+
+
+def test_sglang_accepts_every_server_flag_with_its_value():
+    words = [word for flag, value in SERVER_FLAGS.items() for word in (flag, value)]
+    arguments = [word for word in words if word is not True]
+    code = (
+        "from sglang.srt.server_args import prepare_server_args\n"
+        f"args = prepare_server_args(['--model-path', 'any', *{arguments!r}])\n"
+        "print(args.device, args.attention_backend, args.sleep_on_idle)"
+    )
+    assert printed(code) == "cpu torch_native True"
+
+
+ROUND_TRIP = """
+import itertools, json, torch
+from sglang.srt.plugins import load_plugins
+load_plugins()
+from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
+from sglang.srt.mem_cache.pool_host.mha import MHATokenToKVPoolHost
+from sglang.srt.mem_cache.pool_host.mla import MLATokenToKVPoolHost
+
+PAGE, LAYERS, TOKENS = 4, 3, 64
+
+def device_pool(kind, dtype):
+    common = dict(size=TOKENS, page_size=PAGE, dtype=dtype, layer_num=LAYERS, device="cpu",
+                  enable_memory_saver=False)
+    if kind == "mha":
+        return MHATokenToKVPool(head_num=2, head_dim=8, **common)
+    return MLATokenToKVPool(kv_lora_rank=12, qk_rope_head_dim=4, **common)
+
+def buffers(kind, pool):
+    return [*pool.k_buffer, *pool.v_buffer] if kind == "mha" else [*pool.kv_buffer]
+
+def host_pool(kind, device, layout):
+    info = device.get_device_pool_infos()[0].buffer_info
+    common = dict(host_to_device_ratio=1.5, host_size=0, page_size=PAGE, layout=layout,
+                  pin_memory=True, device_capacity_tokens=TOKENS, start_layer=0,
+                  end_layer=LAYERS - 1)
+    if kind == "mha":
+        return MHATokenToKVPoolHost(info, **common)
+    return MLATokenToKVPoolHost(info, target_layer_num=LAYERS, **common)
+
+def slots(pages):
+    return torch.tensor([p * PAGE + o for p in pages for o in range(PAGE)], dtype=torch.int64)
+
+def round_trip(kind, layout, backend, pages, dtype):
+    torch.manual_seed(pages)
+    device = device_pool(kind, dtype)
+    for buffer in buffers(kind, device):
+        buffer.copy_(torch.randn(buffer.shape))
+    host = host_pool(kind, device, layout)
+    host.kv_buffer.zero_()
+    first, kept, second = (slots(torch.randperm(16)[:pages].tolist()) for _ in range(3))
+    before = [buffer.clone() for buffer in buffers(kind, device)]
+    host.backup_from_device_all_layer(device, kept, first, backend)
+    for buffer in buffers(kind, device):
+        buffer.zero_()
+    for layer in range(LAYERS):
+        host.load_to_device_per_layer(device, kept, second, layer, backend)
+    expected = [torch.zeros_like(buffer) for buffer in before]
+    for after, saved in zip(expected, before):
+        after[second] = saved[first]
+    exact = all(map(torch.equal, buffers(kind, device), expected))
+    pages_read = [host.get_data_page(int(slot)) for slot in kept[::PAGE]]
+    filled = [int((page != 0).sum()) == page.numel() for page in pages_read]
+    return exact and all(filled) and not host.pin_memory
+
+for kind, layout, backend, pages, dtype in json.loads(CASES):
+    outcome = round_trip(kind, layout, backend, pages, getattr(torch, dtype))
+    print(json.dumps([[kind, layout, backend, pages, dtype], outcome]))
+"""
+
+ROUND_TRIPS = [
+    (kind, layout, backend, pages, dtype)
+    for kind in ("mha", "mla")
+    for layout, backend in (
+        ("layer_first", "direct"),
+        ("layer_first", "kernel"),
+        ("page_first", "kernel"),
+        ("page_first_direct", "direct"),
+        ("page_head", "kernel"),
+    )
+    if (kind, layout) != ("mla", "page_head")
+    for pages in (0, 1, 3, 7)
+    for dtype in ("float32", "bfloat16")
+]
+
+
+@pytest.fixture(scope="module")
+def round_trips():
+    """The outcome of every round trip; one process makes them all, for importing is slow."""
+    shown = printed(f"CASES = {json.dumps(json.dumps(ROUND_TRIPS))}\n{ROUND_TRIP}")
+    lines = [json.loads(line) for line in shown.splitlines() if line.startswith("[[")]
+    return {tuple(case): outcome for case, outcome in lines}
+
+
+@pytest.mark.parametrize("case", ROUND_TRIPS, ids=lambda case: "-".join(map(str, case)))
+def test_kv_survives_the_way_through_sglangs_host_pool(round_trips, case):
+    assert round_trips[case] is True

@@ -1,0 +1,129 @@
+"""Multi-turn dialogues on chosen workers, each turn compared with the same turn without reuse."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import httpx
+
+from pdcache.cluster.client import ClusterClient
+from pdcache.cluster.record import find
+from pdcache.plan import Plan, Process
+from pdcache.sglang import admin
+from pdcache.sglang.generate import Pair, on_pair, request_body
+from pdcache.sglang.page_keys import object_keys, page_hashes
+from pdcache.store.mooncake_http import wait_present
+from pdcache.topology import Mode, Role
+from tests.cluster_tools import Shell
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn: what was cached by tier, what could have been, and both answers."""
+
+    number: int
+    prompt_tokens: int
+    device: int
+    host: int
+    storage: int
+    ceiling: int
+    answer: tuple[int, ...]
+    answer_without_reuse: tuple[int, ...]
+
+    @property
+    def hit_over_ceiling(self) -> float:
+        """Cached tokens over the page-aligned tokens an unlimited cache could have served."""
+        return (self.device + self.host + self.storage) / self.ceiling
+
+
+def plan_of(shell: Shell, name: str) -> Plan:
+    """The plan a running cluster runs."""
+    import os
+
+    os.environ["PDCACHE_HOME"] = str(shell.home)
+    record = find(name)
+    assert record is not None
+    client = ClusterClient(record)
+    try:
+        return client.plan()
+    finally:
+        client.close()
+
+
+def dialogue(
+    plan: Plan, *, answer: int, flushed: bool, prefill_of: Callable[[int], Process], turns: int = 4,
+    first: int = 300, question: int = 30, seed: int = 0,
+    after_turn: Callable[[int], None] = lambda number: None,
+) -> list[Turn]:
+    """Hold a dialogue of random tokens, turn by turn, on the prefill that ``prefill_of`` names.
+
+    Between turns the pages that the mode promises are waited for in the store, as a user's think
+    time does, and prefill workers are flushed when asked.
+    """
+    return asyncio.run(
+        _dialogue(plan, answer, flushed, prefill_of, turns, first, question, seed, after_turn)
+    )
+
+
+async def _dialogue(
+    plan: Plan, answer: int, flushed: bool, prefill_of: Callable[[int], Process], turns: int,
+    first: int, question: int, seed: int, after_turn: Callable[[int], None],
+) -> list[Turn]:  # fmt: skip
+    source = random.Random(seed)
+    page = plan.formats["prefill"].page_size
+    decode = plan.role(Role.DECODE)[0]
+    full = plan.mode is Mode.FULL_OFFLOAD
+    done: list[Turn] = []
+    known = 0
+    prompt = _tokens(source, first)
+    async with httpx.AsyncClient(timeout=120, trust_env=False) as client:
+        for number in range(1, turns + 1):
+            pair = Pair(prefill_of(number), decode)
+            seen = await on_pair(client, pair, request_body(prompt, answer))
+            salt = secrets.token_hex(8)
+            plain = await on_pair(client, pair, request_body(prompt, answer, cache_salt=salt))
+            assert plain.cached == 0
+            done.append(
+                Turn(
+                    number, len(prompt), seen.device, seen.host, seen.storage,
+                    min(known, len(prompt) - 1) // page * page, seen.output_ids, plain.output_ids,
+                )
+            )  # fmt: skip
+            stream = [*prompt, *seen.output_ids]
+            known = len(stream) - 1 if full else len(prompt)
+            await _written(client, plan, stream[:known], full)
+            after_turn(number)
+            if flushed:
+                for worker in plan.role(Role.PREFILL):
+                    await admin.flush(client, worker, limit_s=20)
+            prompt = [*stream, *_tokens(source, question)]
+    return done
+
+
+async def _written(
+    client: httpx.AsyncClient, plan: Plan, tokens: list[int], full: bool
+) -> None:
+    shape = plan.formats["decode" if full else "prefill"]
+    keys = [
+        key for digest in page_hashes(tokens, shape.page_size)
+        for key in object_keys(digest, shape)
+    ]  # fmt: skip
+    assert plan.store_url is not None
+    missing = await wait_present(client, plan.store_url, keys, limit_s=20)
+    assert not missing, f"{len(missing)} of {len(keys)} objects never reached the store"
+
+
+def _tokens(source: random.Random, count: int) -> list[int]:
+    return [source.randrange(10, 500) for _ in range(count)]
+
+
+def assert_full_reuse(turns: list[Turn]) -> None:
+    """Later turns reach their ceiling, and every answer equals the one without reuse."""
+    for turn in turns:
+        assert turn.answer == turn.answer_without_reuse, f"turn {turn.number}: tokens differ"
+    for turn in turns[1:]:
+        assert turn.hit_over_ceiling >= 0.99, turn

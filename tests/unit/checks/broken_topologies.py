@@ -1,0 +1,163 @@
+"""YAML that breaks each rule, and what is found in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+from golden.plans import MODELS, ONE_CPU_NODE, fixed_facts
+
+from pdcache.checks import Finding, check
+from pdcache.topology import parse_topology
+from pdcache.topology.facts import Facts, ModelView, Node
+
+BASE = """
+name: small
+mode: full_offload
+device: cpu
+model: {path: smollm2-135m}
+"""
+
+VIEWS = MODELS | {
+    "other-weights": replace(MODELS["smollm2-135m"], weights_digest="other"),
+    "other-tokenizer": replace(MODELS["smollm2-135m"], tokenizer_digest="other"),
+    "./no-weights": ModelView(
+        "./no-weights",
+        problem="./no-weights: this model folder lacks weights.",
+        remedy="Give a complete folder.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Broken:
+    """YAML over `BASE` and the finding it gives: rule, severity, path, and whether its fix is YAML
+    that mends it (or a comment that says what to take out).
+    """
+
+    rule: str
+    yaml: str
+    severity: str
+    path: str
+    fixed_by_yaml: bool = True
+    nodes: tuple[Node, ...] = ONE_CPU_NODE
+
+    @property
+    def label(self) -> str:
+        """Name of the case in test reports."""
+        return f"{self.rule}: {' '.join(self.yaml.split())}"
+
+
+BROKEN = [
+    Broken("page-size", "decode: {page_size: 32}", "error", "decode.page_size"),
+    Broken(
+        "layout",
+        "prefill: {hicache: {io_backend: kernel, layout: page_first}}",
+        "error",
+        "decode.hicache.layout",
+    ),
+    Broken(
+        "layout",
+        "hicache: {layout: page_first, io_backend: kernel}\n"
+        "decode: {hicache: {io_backend: direct}}",
+        "error",
+        "decode.hicache.io_backend",
+    ),
+    Broken("dtype", "decode: {dtype: bfloat16}", "error", "decode.dtype"),
+    Broken("dtype", "prefill: {dtype: float16}", "error", "decode.dtype"),
+    Broken("served-name", "decode: {served_name: other}", "error", "decode.served_name"),
+    Broken("model-files", "model: {path: ./no-weights}", "error", "model.path"),
+    Broken("model-files", "decode: {model_path: ./no-weights}", "error", "decode.model_path"),
+    Broken("model-files", "prefill: {model_path: ./no-weights}", "error", "prefill.model_path"),
+    Broken("model-files", "decode: {model_path: other-weights}", "error", "decode.model_path"),
+    Broken("tokenizer", "decode: {tokenizer_path: other-tokenizer}", "error",
+           "decode.tokenizer_path"),
+    Broken("tokenizer", "decode: {model_path: other-tokenizer}", "error",
+           "decode.tokenizer_path"),
+    Broken("tp", "prefill: {tp: 2}", "error", "decode.tp"),
+    Broken("owned-flag", "prefill: {args: {page-size: 32}}", "error", "prefill.args.page-size",
+           fixed_by_yaml=False),
+    Broken("owned-flag", "decode: {args: {--hicache_mem_layout: page_head}}", "error",
+           "decode.args.--hicache_mem_layout", fixed_by_yaml=False),
+    Broken("mode-flags", "mode: prefill_only\ndecode: {hicache: {ratio: 2.0}}", "error",
+           "decode.hicache"),
+    Broken("mode-flags", "prefill: {args: {speculative-algorithm: EAGLE}}", "error",
+           "prefill.args.speculative-algorithm"),
+    Broken("mode-flags", "decode: {args: {disaggregation-decode-enable-radix-cache: true}}",
+           "error", "decode.args.disaggregation-decode-enable-radix-cache", fixed_by_yaml=False),
+    Broken("mode-flags", "decode: {args: {enable-hisparse: true}}", "error",
+           "decode.args.enable-hisparse", fixed_by_yaml=False),
+    Broken("prefetch-threshold", "hicache: {prefetch_threshold: 256}", "error",
+           "hicache.prefetch_threshold"),
+    Broken("prefetch-threshold", "prefill: {hicache: {prefetch_threshold: 65}}", "error",
+           "prefill.hicache.prefetch_threshold"),
+    Broken("write-policy", "hicache: {write_policy: write_back}", "error",
+           "hicache.write_policy"),
+    Broken("write-policy", "prefill: {hicache: {write_policy: write_through_selective}}", "error",
+           "prefill.hicache.write_policy"),
+    Broken("prefetch-policy", "hicache: {prefetch_policy: best_effort}", "warning",
+           "hicache.prefetch_policy"),
+    Broken("layout-switch", "hicache: {layout: page_first, io_backend: direct}", "warning",
+           "hicache.layout"),
+    Broken("layout-switch", "hicache: {layout: page_first_direct, io_backend: kernel}", "warning",
+           "hicache.io_backend"),
+    Broken("layout-switch", "hicache: {layout: layer_first, io_backend: kernel}", "warning",
+           "hicache.layout"),
+    Broken("layout-support", "hicache: {layout: page_head, io_backend: direct}", "error",
+           "hicache.io_backend"),
+    Broken("layout-support", "hicache: {layout: page_first_kv_split, io_backend: kernel}",
+           "error", "hicache.layout"),
+    Broken("layout-support", "hicache: {io_backend: kernel_ascend}", "error",
+           "hicache.io_backend"),
+    Broken("l2-ratio", "hicache: {ratio: 0.5}", "error", "hicache.ratio"),
+    Broken("l2-ratio", "prefill: {hicache: {ratio: 1.2}}", "warning", "prefill.hicache.ratio"),
+    Broken("chunk-size", "prefill: {chunked_prefill_size: 100}", "error",
+           "prefill.chunked_prefill_size"),
+    Broken("chunk-size", "prefill: {chunked_prefill_size: 7}", "error",
+           "prefill.chunked_prefill_size"),
+    Broken("segment-size", "store: {segment_gb: 0.01}", "error", "store.segment_gb"),
+    Broken("host-memory", "prefill: {max_total_tokens: 100000}", "error", "hicache.ratio"),
+    Broken("host-memory", "store: {segment_gb: 12}", "error", "hicache.ratio"),
+    Broken("host-memory", "hicache: {size_gb: 12}", "error", "hicache.ratio"),
+    Broken("host-memory", "decode: {hicache: {size_gb: 12}}", "error", "hicache.ratio"),
+    Broken("host-memory", "memory: {host_gb: 7}\nprefill: {max_total_tokens: 4096}", "error",
+           "hicache.ratio"),
+    Broken("host-memory", "device: cuda\nprefill: {mem_fraction_static: 0.8}", "info",
+           "hicache.size_gb", nodes=(Node(gpus=2, memory_bytes=1 << 40),)),
+    Broken("gpus", "device: cuda", "warning", "device"),
+    Broken("gpus", "device: cuda\nprefill: {tp: 4}\ndecode: {tp: 4}", "warning", "device",
+           nodes=tuple(Node(gpus=2, memory_bytes=1 << 40) for _ in range(4))),
+    Broken("port-clash", "prefill: {port: 8000}", "error", "prefill.port", fixed_by_yaml=False),
+    Broken("port-clash", "store: {port: 20500, metrics_port: 20500}", "error", "store.port",
+           fixed_by_yaml=False),
+    Broken("port-clash", "prefill: {workers: 2, bootstrap_port: 8998}\ndecode: {port: 8999}",
+           "error", "decode.port", fixed_by_yaml=False),
+    Broken("gateway-exposed", "gateway: {host: 0.0.0.0}", "warning", "gateway.host"),
+]  # fmt: skip
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """One mapping laid over another, key by key at every depth."""
+    result = dict(base)
+    for key, value in over.items():
+        inner = result.get(key)
+        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(inner, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def world(nodes: Iterable[Node] = ONE_CPU_NODE) -> Facts:
+    """Nodes, and models of which some cannot be used together."""
+    return fixed_facts(nodes, models=VIEWS)
+
+
+def data_of(text: str) -> dict[str, Any]:
+    """`BASE` with a YAML text laid over it."""
+    return merged(yaml.safe_load(BASE), yaml.safe_load(text) or {})
+
+
+def findings_of(data: Mapping[str, Any], facts: Facts, *skip: str) -> list[Finding]:
+    """What the checks find in a topology given as data."""
+    return check(parse_topology(yaml.safe_dump(dict(data)), source="t.yaml"), facts, skip=skip)

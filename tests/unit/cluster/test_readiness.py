@@ -1,0 +1,107 @@
+"""Whether a process is ready, and what the gateway knows of the workers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import httpx
+from golden.plans import golden_plan
+
+from pdcache.cluster.manifest import manifest_text, registered
+from pdcache.cluster.probe import ready
+from pdcache.cluster.states import ClusterState, ClusterStatus, ProcessState, ProcessStatus
+
+PLAN = golden_plan("full_offload")
+T = TypeVar("T")
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+def asked(handler: Handler, ask: Callable[[httpx.AsyncClient], Awaitable[T]]) -> T:
+    async def go() -> T:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(handler)) as client:
+            return await ask(client)
+
+    return asyncio.run(go())
+
+
+def refused(request: httpx.Request) -> httpx.Response:
+    raise httpx.ConnectError("refused", request=request)
+
+
+def test_a_server_is_ready_when_its_health_answers_200() -> None:
+    server = PLAN.process("prefill-0")
+
+    def healthy(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200 if str(request.url) == f"{server.url}/health" else 404)
+
+    assert asked(healthy, lambda client: ready(server, client)) is None
+
+
+def test_a_server_that_is_not_ready_says_what_is_missing() -> None:
+    server = PLAN.process("prefill-0")
+    starting = asked(lambda request: httpx.Response(503), lambda client: ready(server, client))
+    assert starting == f"{server.url}/health: HTTP 503"
+    assert asked(refused, lambda client: ready(server, client)) == (
+        f"{server.url}/health: ConnectError"
+    )
+
+
+def test_a_holder_is_ready_when_its_port_accepts() -> None:
+    holder = PLAN.process("store-holder-0")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        own = replace(holder, health_port=port)
+        assert asked(refused, lambda client: ready(own, client)) is None
+    missing = asked(refused, lambda client: ready(own, client))
+    assert missing is not None
+    assert missing.startswith(f"127.0.0.1:{port}: ")
+
+
+def test_only_healthy_workers_are_in_the_manifest_under_their_incarnation() -> None:
+    statuses = {
+        process.name: ProcessStatus(
+            process.name, process.role.value, process.url, ProcessState.HEALTHY, incarnation=1
+        )
+        for process in PLAN.processes
+    }
+    statuses["prefill-1"].state = ProcessState.STARTING
+    statuses["decode-0"].incarnation = 3
+    workers = json.loads(manifest_text(PLAN, statuses))["workers"]
+    assert [worker["id"] for worker in workers] == ["prefill-0-1", "decode-0-3"]
+    assert "bootstrap_port" in workers[0]
+    assert "bootstrap_port" not in workers[1]
+
+
+def test_the_gateways_healthy_workers_are_the_ones_it_has_taken() -> None:
+    listing = {
+        "workers": [
+            {"url": "http://a", "is_healthy": True},
+            {"url": "http://b", "is_healthy": False},
+            {"url": "http://c"},
+        ]
+    }
+    gateway = PLAN.process("gateway")
+    found = asked(
+        lambda request: httpx.Response(200, json=listing), lambda client: registered(gateway, client)
+    )
+    assert found == {"http://a", "http://c"}
+    assert asked(refused, lambda client: registered(gateway, client)) == set()
+
+
+def test_a_status_as_json_has_the_keys_that_programs_rely_on() -> None:
+    status = ClusterStatus(
+        "demo", ClusterState.UP, "http://127.0.0.1:8000",
+        [ProcessStatus("prefill-0", "prefill", "http://127.0.0.1:21000", ProcessState.HEALTHY)],
+        ["a reason"], failed="text",
+    )  # fmt: skip
+    data = json.loads(json.dumps(status.as_json()))
+    assert data.keys() >= {"schema", "name", "state", "endpoint", "workers", "reasons"}
+    assert data["state"] == "UP"
+    assert data["workers"][0].keys() >= {
+        "name", "role", "state", "url", "pid", "incarnation", "restarts",
+    }  # fmt: skip

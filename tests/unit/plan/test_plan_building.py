@@ -1,0 +1,297 @@
+"""A topology becomes processes: ports, flags with their provenance, environment, JSON."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from golden.plans import (
+    GOLDEN,
+    ONE_CPU_NODE,
+    THREE_GPU_NODES,
+    fixed_facts,
+    golden_plan,
+    shipped,
+)
+
+from pdcache.errors import PlanError
+from pdcache.plan import Plan, build_plan
+from pdcache.plan.build import binary
+from pdcache.plan.ports import SERVER_BAND, SERVICE_BAND
+from pdcache.plan.process import Process
+from pdcache.topology import Role
+
+PLANS = pytest.mark.parametrize("name", GOLDEN)
+
+
+def plan(*overrides: str, topology: str = "full_offload") -> Plan:
+    return build_plan(shipped(topology, *overrides), fixed_facts())
+
+
+def all_ports(made: Plan) -> list[int]:
+    return [port for process in made.processes for port in process.ports.values()]
+
+
+def servers(made: Plan) -> tuple[Process, ...]:
+    return (*made.role(Role.PREFILL), *made.role(Role.DECODE))
+
+
+def flags(process: Process) -> Iterator[tuple[str, str | None]]:
+    """The flags of a server's argv, each with its value or None."""
+    words = list(process.argv[3:])
+    while words:
+        flag = words.pop(0)
+        assert flag.startswith("--"), flag
+        yield flag, words.pop(0) if words and not words[0].startswith("--") else None
+
+
+def flag(process: Process, name: str) -> str | None:
+    return dict(flags(process)).get(name)
+
+
+@PLANS
+def test_no_two_processes_share_a_port_or_a_name(name: str) -> None:
+    made = golden_plan(name)
+    assert max(Counter(all_ports(made)).values()) == 1
+    assert max(Counter(process.name for process in made.processes).values()) == 1
+
+
+@PLANS
+def test_every_flag_of_a_server_has_a_provenance_and_the_same_value(name: str) -> None:
+    made = golden_plan(name)
+    for process in servers(made):
+        origins = made.provenance[process.name]
+        given = list(flags(process))
+        assert [flag for flag, _ in given] == list(origins)
+        for flag, value in given:
+            assert value == (None if origins[flag].value is True else str(origins[flag].value))
+            assert origins[flag].reason, flag
+
+
+@PLANS
+def test_store_comes_first_then_the_workers_then_the_gateway(name: str) -> None:
+    waves = [(process.wave, process.name) for process in golden_plan(name).processes]
+    assert waves == sorted(waves, key=lambda row: row[0])
+    assert waves[0][1] == "store-master"
+    assert waves[-1][1] == "gateway"
+
+
+@PLANS
+def test_every_process_tells_how_to_know_that_it_is_ready(name: str) -> None:
+    for process in golden_plan(name).processes:
+        assert (process.url is not None and process.health_path is not None) != (
+            process.health_port is not None
+        )
+        assert process.health_port in (None, *process.ports.values())
+        assert process.start_s > 0
+        assert process.grace_s > 0
+
+
+@PLANS
+def test_the_memory_of_a_process_is_what_the_budget_gives_it(name: str) -> None:
+    made = golden_plan(name)
+    for process in made.processes:
+        parts = [node.parts for node in made.memory]
+        own = [s for p in parts for part, s in p.items() if part.startswith(f"{process.name} ")]
+        assert process.memory_bytes == sum(own) > 0
+
+
+@PLANS
+def test_all_workers_of_a_store_write_under_the_same_keys(name: str) -> None:
+    formats = golden_plan(name).formats
+    assert set(formats) == {"prefill", "decode"}
+    if golden_plan(name).mode.value == "full_offload":
+        assert formats["prefill"] == formats["decode"]
+
+
+@PLANS
+def test_the_storage_options_of_a_server_are_inline_json_with_its_namespace(name: str) -> None:
+    made = golden_plan(name)
+    for process in servers(made):
+        text = flag(process, "--hicache-storage-backend-extra-config")
+        offloads = made.mode.value == "full_offload" or process.role is Role.PREFILL
+        assert (text is not None) == offloads
+        if text is not None:
+            options = json.loads(text)
+            assert options["extra_backend_tag"] == made.formats[process.role.value].namespace
+            assert options["global_segment_size"] == 0
+            assert ("prefetch_threshold" in options) == (process.role is Role.PREFILL)
+
+
+def test_the_modes_differ_in_what_decode_gets() -> None:
+    (plain,) = plan(topology="prefill_only").role(Role.DECODE)
+    (offloads,) = plan().role(Role.DECODE)
+    new = set(dict(flags(offloads))) - set(dict(flags(plain)))
+    assert new == {
+        "--disaggregation-decode-enable-offload-kvcache",
+        "--hicache-ratio", "--hicache-io-backend", "--hicache-mem-layout",
+        "--hicache-write-policy", "--hicache-storage-backend",
+        "--hicache-storage-backend-extra-config",
+    }  # fmt: skip
+    assert "SGLANG_HICACHE_DECODE_OFFLOAD_STRIDE" not in plain.env
+    assert offloads.env["SGLANG_HICACHE_DECODE_OFFLOAD_STRIDE"] == "64"
+
+
+def test_only_workers_on_a_cpu_get_the_cpu_lane() -> None:
+    for process in servers(plan()):
+        assert process.env["SGLANG_USE_CPU_ENGINE"] == "1"
+        assert flag(process, "--device") == "cpu"
+    for process in servers(golden_plan("full_offload_cuda")):
+        assert "PYTHONPATH" not in process.env
+        assert "SGLANG_USE_CPU_ENGINE" not in process.env
+        assert flag(process, "--device") is None
+    for process in plan().processes:
+        if process.role in (Role.STORE, Role.GATEWAY):
+            assert "PYTHONPATH" not in process.env
+
+
+def test_a_users_environment_and_flags_reach_the_worker_and_win() -> None:
+    made = plan("decode.env.MC_LOG_LEVEL=INFO", "decode.args.log-level=debug")
+    (decode,) = made.role(Role.DECODE)
+    assert decode.env["MC_LOG_LEVEL"] == "INFO"
+    assert flag(decode, "--log-level") == "debug"
+    assert made.provenance["decode-0"]["--log-level"].origin == "user"
+    assert made.provenance["decode-0"]["--log-level"].path == "decode.args.log-level"
+    assert made.process("prefill-0").env["MC_LOG_LEVEL"] == "ERROR"
+
+
+def test_given_ports_count_up_from_the_first_server() -> None:
+    made = plan("prefill.port=30000", "prefill.bootstrap_port=8998", "decode.port=31000")
+    assert [process.ports for process in servers(made)] == [
+        {"http": 30000, "bootstrap": 8998},
+        {"http": 30001, "bootstrap": 8999},
+        {"http": 31000},
+    ]
+    assert flag(made.process("prefill-1"), "--disaggregation-bootstrap-port") == "8999"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"prefill.bootstrap_port={SERVICE_BAND.start}",
+        f"decode.port={SERVER_BAND.start}",
+        f"gateway.port={SERVICE_BAND.start + 1}",
+        f"store.metrics_port={SERVICE_BAND.start}",
+    ],
+)
+def test_a_port_that_is_given_to_one_process_is_never_chosen_for_another(override: str) -> None:
+    assert max(Counter(all_ports(plan(override))).values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "taken", "key"),
+    [
+        ([], 8000, "gateway.port"),
+        (["store.port=20500"], 20500, "store.port"),
+        (["store.metrics_port=20500"], 20500, "store.metrics_port"),
+        (["prefill.port=30000"], 30001, "prefill.port"),
+        (["prefill.bootstrap_port=8998"], 8998, "prefill.bootstrap_port"),
+        (["decode.port=31000"], 31000, "decode.port"),
+    ],
+)
+def test_a_given_port_in_use_is_refused_by_its_key(
+    overrides: list[str], taken: int, key: str
+) -> None:
+    facts = fixed_facts(port_free=lambda port: port != taken)
+    with pytest.raises(PlanError, match=f"port {taken} is in use") as caught:
+        build_plan(shipped("full_offload", *overrides), facts)
+    assert caught.value.where == key
+    assert f"--set {key}=" in str(caught.value.remedy)
+
+
+def test_ports_in_use_are_passed_over() -> None:
+    busy = {SERVICE_BAND.start, SERVER_BAND.start, SERVER_BAND.start + 1}
+    made = build_plan(
+        shipped("full_offload"), fixed_facts(port_free=lambda port: port not in busy)
+    )
+    assert not busy & set(all_ports(made))
+    assert max(Counter(all_ports(made)).values()) == 1
+
+
+@pytest.mark.parametrize("band", [SERVER_BAND, SERVICE_BAND])
+def test_a_band_without_a_free_port_is_named(band: range) -> None:
+    facts = fixed_facts(port_free=lambda port: port not in band)
+    with pytest.raises(PlanError, match=f"no free port between {band.start} and {band.stop - 1}"):
+        build_plan(shipped("full_offload"), facts)
+
+
+def test_more_servers_than_ports_of_the_band_are_refused() -> None:
+    with pytest.raises(PlanError, match="no free port between 21000 and 21099"):
+        plan(f"prefill.workers={len(SERVER_BAND)}")
+
+
+def test_workers_of_several_nodes_reach_each_other_by_the_nodes_addresses() -> None:
+    made = golden_plan("three_nodes")
+    for process in servers(made):
+        assert flag(process, "--host") == process.address
+        assert process.env["SGLANG_HOST_IP"] == process.address
+        assert process.env["MOONCAKE_LOCAL_HOSTNAME"] == process.address
+        assert process.url == f"http://{process.address}:{process.ports['http']}"
+    by_address = {node.address: node.ray_id for node in THREE_GPU_NODES}
+    assert all(by_address[process.address] == process.ray_id for process in made.processes)
+    holders = [process for process in made.processes if "holder" in process.name]
+    assert [process.address for process in holders] == list(by_address)
+
+
+def test_a_server_reserves_the_gpus_of_its_ranks() -> None:
+    made = golden_plan("three_nodes")
+    assert {process.name: process.gpus for process in servers(made)} == dict.fromkeys(
+        ["prefill-0", "prefill-1", "decode-0", "decode-1"], 4
+    )
+    used = Counter[str]()
+    for process in made.processes:
+        used[process.address] += process.gpus
+    assert max(used.values()) <= 8
+    assert {process.gpus for process in plan().processes} == {0}
+
+
+def test_a_given_store_is_used_and_not_started() -> None:
+    made = plan("store.master=10.9.9.9:50052", "store.metrics_port=9004")
+    assert made.role(Role.STORE) == ()
+    assert made.store_url == "http://10.9.9.9:9004"
+    options = json.loads(
+        str(flag(made.process("decode-0"), "--hicache-storage-backend-extra-config"))
+    )
+    assert options["master_server_address"] == "10.9.9.9:50052"
+    assert options["master_metrics_port"] == 9004
+
+
+def test_a_process_that_is_not_there_is_a_key_error() -> None:
+    with pytest.raises(KeyError, match="prefill-9"):
+        plan().process("prefill-9")
+
+
+def test_programs_stand_beside_the_interpreter() -> None:
+    assert binary("/opt/venv/bin/python3", "smg") == "/opt/venv/bin/smg"
+    assert binary("python", "smg") == "smg"
+
+
+@PLANS
+def test_a_plan_as_json_has_the_keys_that_programs_rely_on(name: str) -> None:
+    made = golden_plan(name)
+    data = json.loads(json.dumps(made.as_json()))
+    assert data["schema"] == 1
+    assert data.keys() >= {"name", "mode", "processes", "memory", "provenance"}
+    assert data["mode"] in ("prefill_only", "full_offload")
+    assert len(data["processes"]) == len(made.processes)
+    for process in data["processes"]:
+        assert process["role"] in ("prefill", "decode", "store", "gateway")
+        assert all(isinstance(word, str) for word in process["argv"])
+        assert all(isinstance(value, str) for value in process["env"].values())
+        assert all(isinstance(port, int) for port in process["ports"].values())
+        assert set(process["resources"]) == {"gpus", "memory_bytes"}
+    for node in data["memory"]:
+        assert node.keys() >= {"node", "needed_bytes", "available_bytes", "parts"}
+        assert sum(node["parts"].values()) == node["needed_bytes"]
+    assert {p["name"] for p in data["processes"] if p["role"] in ("prefill", "decode")} == set(
+        data["provenance"]
+    )
+
+
+def test_a_plan_is_for_the_nodes_at_hand() -> None:
+    assert [node.node for node in golden_plan("three_nodes").memory] == [
+        node.address for node in THREE_GPU_NODES
+    ]
+    assert [node.node for node in plan().memory] == [node.address for node in ONE_CPU_NODE]

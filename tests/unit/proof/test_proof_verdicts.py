@@ -1,0 +1,268 @@
+"""The proof's verdicts against a stub cluster with and without faults."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+
+import httpx
+import pytest
+from fake_cluster import FakeCluster
+from golden.plans import fixed_facts, golden_plan, shipped
+
+from pdcache.errors import ProofError
+from pdcache.plan import Plan, build_plan
+from pdcache.proof import Canary, Proof, bench, prove
+from pdcache.proof.causes import probable_causes
+from pdcache.proof.table import proof_table
+from pdcache.store.mooncake_http import wait_present
+
+Prove = Callable[[FakeCluster], Proof]
+
+
+@pytest.fixture
+def proof_of(monkeypatch: pytest.MonkeyPatch) -> Prove:
+    """Prove a stub cluster; pages that are missing are not waited for."""
+
+    def run(cluster: FakeCluster) -> Proof:
+        client = functools.partial(httpx.AsyncClient, transport=httpx.MockTransport(cluster))
+        monkeypatch.setattr(httpx, "AsyncClient", client)
+        monkeypatch.setattr(bench, "wait_present", _wait_not)
+        proof = prove(cluster.plan)
+        monkeypatch.undo()
+        return proof
+
+    return run
+
+
+async def _wait_not(
+    client: httpx.AsyncClient, store_url: str, keys: list[str], *, limit_s: float
+) -> set[str]:
+    return await wait_present(client, store_url, keys, limit_s=0)
+
+
+def full(*overrides: str) -> FakeCluster:
+    return FakeCluster(build_plan(shipped("full_offload", *overrides), fixed_facts()))
+
+
+def failed(proof: Proof) -> list[str]:
+    return [canary.name for canary in proof.canaries if not canary.proved]
+
+
+BOTH_MODES = ["same prompt after a flush"] + ["same prompt on another prefill"] * 2
+ANSWERS = ["short answer on a hot prompt", "prompt and answer after a flush"]
+
+
+def test_a_sound_full_offload_cluster_is_proved_on_every_hop(proof_of: Prove) -> None:
+    proof = proof_of(full())
+    assert [canary.name for canary in proof.canaries] == BOTH_MODES + ANSWERS
+    assert proof.proved
+    assert proof.reasons() == []
+    for canary in proof.canaries:
+        assert canary.tokens_equal
+        assert canary.causes == ()
+        assert canary.cached_tokens["storage"] == canary.expected_storage_tokens > 0
+    assert [canary.hop for canary in proof.canaries[1:]] == [
+        "prefill-0 -> L3 -> prefill-1",
+        "prefill-1 -> L3 -> prefill-0",
+        "decode-0 -> L3 -> prefill-0",
+        "decode-0 -> L3 -> prefill-1",
+    ]
+
+
+def test_a_sound_prefill_only_cluster_is_proved_without_the_answers(proof_of: Prove) -> None:
+    proof = proof_of(FakeCluster(golden_plan("prefill_only")))
+    assert [canary.name for canary in proof.canaries] == BOTH_MODES
+    assert proof.proved
+
+
+def test_every_decode_must_have_its_answers_found(proof_of: Prove) -> None:
+    proof = proof_of(full("decode.workers=2"))
+    hops = [canary.hop for canary in proof.canaries if canary.name in ANSWERS]
+    assert [hop.partition(" ")[0] for hop in hops] == ["decode-0", "decode-0", "decode-1", "decode-1"]
+    assert proof.proved
+
+
+def test_one_prefill_has_no_other_to_read_from(proof_of: Prove) -> None:
+    proof = proof_of(full("prefill.workers=1"))
+    assert [canary.name for canary in proof.canaries] == ["same prompt after a flush", *ANSWERS]
+    assert proof.proved
+
+
+def test_the_short_answer_is_what_only_decode_could_have_written(proof_of: Prove) -> None:
+    proof = proof_of(full())
+    (short,) = [c for c in proof.canaries if c.name == "short answer on a hot prompt"]
+    assert short.cached_tokens == {"device": 64, "host": 0, "storage": 64}
+
+
+def test_a_threshold_beyond_the_answer_is_found_with_its_cause(proof_of: Prove) -> None:
+    cluster = full()
+    cluster.prefetch_threshold = 100
+    proof = proof_of(cluster)
+    assert not proof.proved
+    assert failed(proof) == ["short answer on a hot prompt"]
+    (canary,) = [canary for canary in proof.canaries if not canary.proved]
+    assert canary.cached_tokens["storage"] == 0
+    assert canary.expected_storage_tokens == 64
+    assert "0 of 64 expected tokens read from L3" in canary.evidence
+    assert "prefetch_threshold" in canary.causes[0]
+    (reason,) = proof.reasons()
+    assert reason.startswith("short answer on a hot prompt (decode-0 -> L3 -> prefill-0): ")
+
+
+def test_a_decode_that_offloads_nothing_is_found(proof_of: Prove) -> None:
+    cluster = full()
+    cluster.decode_writes = False
+    proof = proof_of(cluster)
+    assert failed(proof) == ANSWERS
+    for canary in proof.canaries:
+        if not canary.proved:
+            assert "1 pages never reached L3" in canary.evidence
+            assert "decode-0 writes in another namespace" in canary.causes[0]
+
+
+def test_a_prefill_that_writes_nothing_is_found(proof_of: Prove) -> None:
+    cluster = FakeCluster(golden_plan("prefill_only"))
+    cluster.prefill_writes = False
+    proof = proof_of(cluster)
+    assert failed(proof) == BOTH_MODES
+    assert all("2 pages never reached L3" in canary.evidence for canary in proof.canaries)
+
+
+def test_kv_that_gives_other_tokens_is_found_however_many_were_read(proof_of: Prove) -> None:
+    cluster = full()
+    cluster.spoil = lambda answer: [*answer[:3], *(token + 1 for token in answer[3:])]
+    proof = proof_of(cluster)
+    assert failed(proof) == BOTH_MODES + ANSWERS
+    for canary in proof.canaries:
+        assert canary.cached_tokens["storage"] == canary.expected_storage_tokens
+        assert not canary.tokens_equal
+        assert "tokens differ from position 3 on" in canary.evidence
+        assert "different byte orders" in canary.causes[0]
+
+
+@pytest.mark.parametrize(
+    ("gap", "proved", "said"),
+    [
+        (0.01, True, "tokens equal up to a near-tie at 5 (logprob gap 0.010)"),
+        (0.5, False, "tokens differ from position 5 on (logprob gap 0.500)"),
+    ],
+)
+def test_in_16_bits_only_a_near_tie_may_differ(
+    proof_of: Prove, gap: float, proved: bool, said: str
+) -> None:
+    cluster = full("model.dtype=bfloat16")
+    cluster.spoil = lambda answer: [*answer[:5], *(token + 1 for token in answer[5:])]
+    cluster.top2_gap = gap
+    proof = proof_of(cluster)
+    assert proof.proved is proved
+    assert all(said in canary.evidence for canary in proof.canaries)
+
+
+def test_in_32_bits_a_near_tie_is_no_excuse(proof_of: Prove) -> None:
+    cluster = full()
+    cluster.spoil = lambda answer: [token + 1 for token in answer]
+    cluster.top2_gap = 0.0
+    assert not proof_of(cluster).proved
+
+
+def test_a_cache_that_ignores_the_salt_leaves_nothing_to_compare_with(proof_of: Prove) -> None:
+    cluster = full()
+    cluster.salt_is_ignored = True
+    with pytest.raises(ProofError, match="under a new cache salt still hit 128 tokens"):
+        proof_of(cluster)
+
+
+@pytest.mark.parametrize("name", ["decode-0", "prefill-1", "gateway"])
+def test_a_hop_that_does_not_answer_is_named(proof_of: Prove, name: str) -> None:
+    cluster = full("timeouts.proof_s=0.5")
+    cluster.down = cluster.plan.process(name).url
+    with pytest.raises(ProofError) as caught:
+        proof_of(cluster)
+    assert caught.value.where == name
+    assert "canary " in str(caught.value)
+
+
+def test_a_store_that_does_not_answer_is_named(proof_of: Prove) -> None:
+    cluster = full()
+    cluster.down = cluster.plan.store_url
+    with pytest.raises(ProofError, match="did not answer a key query") as caught:
+        proof_of(cluster)
+    assert caught.value.where == cluster.plan.store_url
+
+
+def test_each_canary_is_told_as_soon_as_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = full()
+    client = functools.partial(httpx.AsyncClient, transport=httpx.MockTransport(cluster))
+    monkeypatch.setattr(httpx, "AsyncClient", client)
+    told: list[Canary] = []
+    proof = prove(cluster.plan, on_canary=told.append)
+    assert tuple(told) == proof.canaries
+
+
+def a_canary(proved: bool = True, storage: int = 64) -> Canary:
+    return Canary(
+        name="n", hop="a -> L3 -> b", proved=proved, expected_storage_tokens=64,
+        cached_tokens={"device": 1, "host": 2, "storage": storage}, tokens_equal=proved,
+        evidence="seen",
+    )  # fmt: skip
+
+
+def test_no_canary_is_no_proof() -> None:
+    assert not Proof().proved
+    assert Proof((a_canary(),)).proved
+    assert not Proof((a_canary(), a_canary(proved=False))).proved
+
+
+def test_a_proof_as_json_has_the_keys_that_programs_rely_on() -> None:
+    data = json.loads(json.dumps(Proof((a_canary(),)).as_json()))
+    assert data.keys() >= {"proved", "canaries"}
+    assert data["canaries"][0].keys() >= {
+        "name", "proved", "cached_tokens", "expected_storage_tokens", "tokens_equal", "evidence",
+    }  # fmt: skip
+    assert set(data["canaries"][0]["cached_tokens"]) == {"device", "host", "storage"}
+
+
+def test_a_proof_as_a_table_has_a_row_a_canary() -> None:
+    table = proof_table(Proof((a_canary(), a_canary(proved=False))))
+    assert table.row_count == 2
+    assert "DIFFER" in "".join(str(cell) for cell in table.columns[6].cells)
+
+
+@pytest.mark.parametrize(
+    ("missing", "storage", "equal", "first"),
+    [
+        (1, 0, True, "w writes in another namespace"),
+        (0, 0, True, "prefetch_threshold"),
+        (0, 64, False, "the workers store pages in different byte orders"),
+        (1, 0, False, "the workers store pages in different byte orders"),
+    ],
+)
+def test_the_likeliest_cause_stands_first(
+    missing: int, storage: int, equal: bool, first: str
+) -> None:
+    assert probable_causes(missing, storage, 64, equal, "w -> L3 -> r")[0].startswith(first)
+
+
+def test_a_reader_is_named_where_it_is_at_fault() -> None:
+    causes = probable_causes(0, 0, 64, True, "w -> L3 -> r")
+    assert any(cause.startswith("r gave up reading") for cause in causes)
+
+
+def test_prompts_are_new_every_time_and_of_whole_tokens() -> None:
+    plan: Plan = golden_plan("full_offload")
+    work = bench.Bench(plan, httpx.AsyncClient())
+    assert len(work.prompt(2.5)) == 160
+    assert work.prompt(1) != work.prompt(1)
+    assert set(work.prompt(4)) <= set(range(bench.LOW_ID, bench.HIGH_ID))
+
+
+@pytest.mark.parametrize(
+    ("length", "known", "expected"), [(160, 160, 128), (128, 128, 64), (200, 70, 64), (65, 0, 0)]
+)
+def test_what_is_reusable_is_whole_pages_and_never_the_last_token(
+    length: int, known: int, expected: int
+) -> None:
+    work = bench.Bench(golden_plan("full_offload"), httpx.AsyncClient())
+    assert work.reusable([1] * length, known) == expected
