@@ -104,16 +104,16 @@ class Shell:
         for port in ports or ():
             assert port_is_closed(port), f"port {port} is still open"
         used = shared_memory([int(entry) for entry in os.listdir("/proc") if entry.isdigit()])
-        new = {
-            f"/dev/shm/{name}"
-            for name in set(os.listdir("/dev/shm")) - self.shared_memory_before
-            if name.startswith(("sglang", "sgl_", "plasma", "sem.mp-", "psm_"))
+        left = {
+            entry.name
+            for entry in os.scandir("/dev/shm")
+            if entry.name not in self.shared_memory_before and entry.inode() not in used
         }
-        assert not new - used, f"shared memory left: {new - used}"
+        assert not left, f"shared memory left: {left}"
         scratch = Path("/tmp") / f"pdcache-{os.getuid()}"
         names = {path.name for path in (self.home / "clusters").glob("*")}
-        left = {path.name for path in scratch.glob("*")} & names if scratch.is_dir() else set()
-        assert not left, f"temp folders left: {left}"
+        folders = {path.name for path in scratch.glob("*")} & names
+        assert not folders, f"temp folders left: {folders}"
         assert not list((self.home / "clusters").glob("*/cluster.json"))
 
 

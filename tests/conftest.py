@@ -1,1 +1,1 @@
-"""Being here puts `tests/` on the import path, so that tests can share `golden.plans`."""
+"""Being here puts `tests/` on the import path: modules in it can be shared by all tests."""

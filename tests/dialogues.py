@@ -55,8 +55,15 @@ def plan_of(shell: Shell, name: str) -> Plan:
 
 
 def dialogue(
-    plan: Plan, *, answer: int, flushed: bool, prefill_of: Callable[[int], Process], turns: int = 4,
-    first: int = 300, question: int = 30, seed: int = 0,
+    plan: Plan,
+    *,
+    answer: int,
+    flushed: bool,
+    prefill_of: Callable[[int], Process],
+    turns: int = 4,
+    first: int = 300,
+    question: int = 30,
+    seed: int = 0,
     after_turn: Callable[[int], None] = lambda number: None,
 ) -> list[Turn]:
     """Hold a dialogue of random tokens, turn by turn, on the prefill that ``prefill_of`` names.
@@ -104,9 +111,7 @@ async def _dialogue(
     return done
 
 
-async def _written(
-    client: httpx.AsyncClient, plan: Plan, tokens: list[int], full: bool
-) -> None:
+async def _written(client: httpx.AsyncClient, plan: Plan, tokens: list[int], full: bool) -> None:
     shape = plan.formats["decode" if full else "prefill"]
     keys = [
         key for digest in page_hashes(tokens, shape.page_size)

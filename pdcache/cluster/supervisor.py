@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 
+SHARED_MEMORY = "/dev/shm"
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 REAP_LIMIT_S = 10.0
@@ -37,7 +38,7 @@ class Tree:
 
     def __init__(self, command: list[str]) -> None:
         self.exit_code: int | None = None
-        self.shared_memory: set[str] = set()
+        self.shared_memory: set[int] = set()
         self.head = subprocess.Popen(command, preexec_fn=_prepare_child, close_fds=True)
 
     def reap(self) -> None:
@@ -76,26 +77,32 @@ class Tree:
         self.shared_memory |= shared_memory([os.getpid(), *descendants(os.getpid())])
 
 
-def shared_memory(pids: list[int]) -> set[str]:
-    """Files of /dev/shm that these processes have mapped."""
-    found: set[str] = set()
+def shared_memory(pids: list[int]) -> set[int]:
+    """Inodes of the files of /dev/shm that these processes have mapped.
+
+    Inodes, because a semaphore is mapped under a temporary name that is gone at once (glibc
+    ``sem_open`` makes a file, maps it, and links it to its name).
+    """
+    found: set[int] = set()
     for pid in pids:
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", "rb") as maps:
+        with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/maps", "rb") as maps:
             for line in maps:
-                path = line[line.find(b"/dev/shm/") :].strip() if b"/dev/shm/" in line else b""
-                if path and not path.endswith(b"(deleted)"):
-                    found.add(os.fsdecode(path))
+                if b" /dev/shm/" in line:
+                    found.add(int(line.split(None, 5)[4]))
     return found
 
 
-def remove_shared_memory(paths: set[str]) -> None:
-    """Remove the files that no living process has mapped."""
-    left = {path for path in paths if os.path.exists(path)}
-    if not left:
-        return
-    for path in left - shared_memory([int(e) for e in os.listdir("/proc") if e.isdigit()]):
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+def remove_shared_memory(inodes: set[int]) -> None:
+    """Remove the files of /dev/shm with these inodes that no living process has mapped."""
+    with contextlib.suppress(OSError):
+        files = {entry.inode(): entry.path for entry in os.scandir(SHARED_MEMORY)}
+        candidates = inodes & files.keys()
+        if not candidates:
+            return
+        everyone = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+        for inode in candidates - shared_memory(everyone):
+            with contextlib.suppress(OSError):
+                os.unlink(files[inode])
 
 
 def descendants(root: int) -> list[int]:

@@ -28,7 +28,7 @@ def marked_processes(cluster_id: str) -> list[int]:
 def end_marked(cluster_id: str, *, limit_s: float = 10.0) -> list[int]:
     """SIGKILL every marked process, remove its shared memory; returns pids that would not go."""
     deadline = time.monotonic() + limit_s
-    memory: set[str] = set()
+    memory: set[int] = set()
     while left := marked_processes(cluster_id):
         memory |= shared_memory(left)
         if time.monotonic() > deadline:

@@ -26,12 +26,15 @@ stop() {{
 trap stop EXIT
 trap 'exit 130' INT TERM
 run() {{ name=$1; shift; setsid "$@" >"$LOGS/$name.log" 2>&1 & PIDS+=($!); }}
+all_live() {{
+  for pid in "${{PIDS[@]}}"; do
+    kill -0 "$pid" 2>/dev/null || {{ echo "a process died; logs: $LOGS" >&2; exit 1; }}
+  done
+}}
 wait_http() {{
   for _ in $(seq $(($2 * 2))); do
     curl -sf -o /dev/null --max-time 5 "$1" && return
-    for pid in "${{PIDS[@]}}"; do
-      kill -0 "$pid" 2>/dev/null || {{ echo "a process died; logs: $LOGS" >&2; exit 1; }}
-    done
+    all_live
     sleep 0.5
   done
   echo "$1 did not answer; logs: $LOGS" >&2; exit 1
@@ -39,6 +42,7 @@ wait_http() {{
 wait_port() {{
   for _ in $(seq $(($3 * 2))); do
     (exec 3<>"/dev/tcp/$1/$2") 2>/dev/null && return
+    all_live
     sleep 0.5
   done
   echo "$1:$2 did not answer; logs: $LOGS" >&2; exit 1
@@ -69,7 +73,8 @@ def shell_script(plan: Plan) -> str:
             gpu += process.gpus
             lines.append(_start(process, devices))
         lines += [_wait(process) for process in members]
-    lines += [f'echo "UP {plan.endpoint}"', 'wait -n "${PIDS[@]}"']
+    # `wait -n` would not see a process that died before it.
+    lines += [f'echo "UP {plan.endpoint}"', "while all_live; do sleep 0.5 & wait $!; done"]
     return "\n".join(lines) + "\n"
 
 

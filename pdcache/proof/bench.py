@@ -22,6 +22,11 @@ LOW_ID, HIGH_ID = 10, 500
 """Token ids that every vocabulary has and that are rarely special."""
 
 
+def step_limit_s(plan: Plan) -> float:
+    """Limit of one request or flush: it ends, and names its worker, before the proof's own."""
+    return plan.timeouts["proof_s"] / 2
+
+
 class Bench:
     """What all canaries share: the plan, an HTTP client, limits."""
 
@@ -31,7 +36,7 @@ class Bench:
         self.prefills = plan.role(Role.PREFILL)
         self.decodes = plan.role(Role.DECODE)
         self.page = plan.formats["prefill"].page_size
-        self.limit_s = plan.timeouts["proof_s"]
+        self.limit_s = step_limit_s(plan)
 
     def prompt(self, pages: float) -> list[int]:
         """A prompt of that many pages that no cache can hold."""

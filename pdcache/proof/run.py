@@ -10,7 +10,7 @@ import httpx
 
 from pdcache.errors import ClusterError, ProofError
 from pdcache.plan.process import Plan
-from pdcache.proof.bench import Bench
+from pdcache.proof.bench import Bench, step_limit_s
 from pdcache.proof.canary import Canary, Proof
 from pdcache.proof.hops import hops
 
@@ -32,7 +32,7 @@ async def _prove(plan: Plan, on_canary: Callable[[Canary], None]) -> Proof:
     begin = time.monotonic()
     try:
         async with asyncio.timeout(limit_s):
-            async with httpx.AsyncClient(timeout=limit_s, trust_env=False) as client:
+            async with httpx.AsyncClient(timeout=step_limit_s(plan), trust_env=False) as client:
                 async for canary in hops(Bench(plan, client)):
                     canaries.append(canary)
                     on_canary(canary)

@@ -7,6 +7,7 @@ import yaml
 from broken_topologies import (
     BASE,
     BROKEN,
+    VIEWS,
     Broken,
     data_of,
     findings_of,
@@ -18,7 +19,7 @@ from golden.plans import SHIPPED, fixed_facts, shipped
 from pdcache.checks import RULES, Finding, check
 from pdcache.errors import TopologyError
 from pdcache.topology import parse_topology
-from pdcache.topology.facts import Node
+from pdcache.topology.facts import ModelView, Node
 
 CASES = pytest.mark.parametrize("case", BROKEN, ids=lambda case: case.label)
 
@@ -151,10 +152,8 @@ def test_what_does_no_harm_is_not_an_error(text: str) -> None:
 
 
 def test_unequal_tp_is_fine_when_kv_is_the_same_on_every_rank() -> None:
-    facts = world()
-    mla = {path: view for path, view in facts.models.items()}
-    view = type(mla["smollm2-135m"])("/models/mla", is_mla=True, weights_digest="mla")
-    facts = fixed_facts(models=mla | {"mla": view})
+    mla = ModelView("/models/mla", is_mla=True, weights_digest="mla")
+    facts = fixed_facts(models=VIEWS | {"mla": mla})
     text = "model: {path: mla}\nprefill: {tp: 2}"
     assert "tp" not in {finding.rule for finding in findings_of(data_of(text), facts)}
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from command_outcome import Outcome, Pdcache
 
 from pdcache.cli.main import main
 
@@ -22,22 +19,6 @@ model: {path: tiny-random}
 memory: {host_gb: 16}
 store: {segment_gb: 1}
 """
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command did: exit code, stdout, stderr (without colours)."""
-
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        """Its stdout, which must be one JSON document."""
-        return json.loads(self.out)
-
-
-Pdcache = Callable[..., Outcome]
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Pdcache
+from command_outcome import Pdcache
 from golden.plans import SHIPPED
+
+from pdcache.cli import output
 
 
 def test_a_sound_topology_passes(pdcache: Pdcache, small: Path) -> None:
@@ -78,15 +80,17 @@ def test_a_plan_starts_nothing_and_writes_nothing(
 
 
 def test_a_plan_for_a_person_shows_every_flag_with_its_reason(
-    pdcache: Pdcache, small: Path
+    pdcache: Pdcache, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(output.out, "width", 1000)
     done = pdcache("plan", small)
     origins = pdcache("plan", small, "--json").json()["provenance"]
     assert done.code == 0
     for process, flags in origins.items():
         assert process in done.out
-        for flag in flags:
+        for flag, origin in flags.items():
             assert flag in done.out
+            assert origin["reason"] in done.out
     assert "memory node 127.0.0.1" in done.out
     assert "store-holder-0 segment" in done.out
 

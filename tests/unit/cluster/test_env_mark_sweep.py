@@ -7,6 +7,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from real_processes import alive, all_gone, until
@@ -83,7 +84,7 @@ def test_shared_memory_of_marked_processes_is_removed(spawn: Spawn, cluster: str
         "memory = mmap.mmap(file.fileno(), 4096); signal.pause()"
     )
     process = spawn(cluster, sys.executable, "-c", code, path)
-    until("it is mapped", lambda: path in open(f"/proc/{process.pid}/maps").read())
+    until("it is mapped", lambda: path in Path(f"/proc/{process.pid}/maps").read_text())
     assert end_marked(cluster) == []
     assert not os.path.exists(path)
 

@@ -13,7 +13,7 @@ import httpx
 from golden.plans import golden_plan
 
 from pdcache.cluster.manifest import manifest_text, registered
-from pdcache.cluster.probe import ready
+from pdcache.cluster.probe import alive, ready
 from pdcache.cluster.states import ClusterState, ClusterStatus, ProcessState, ProcessStatus
 
 PLAN = golden_plan("full_offload")
@@ -33,21 +33,30 @@ def refused(request: httpx.Request) -> httpx.Response:
     raise httpx.ConnectError("refused", request=request)
 
 
-def test_a_server_is_ready_when_its_health_answers_200() -> None:
-    server = PLAN.process("prefill-0")
+SERVER = PLAN.process("prefill-0")
+READY = f"{SERVER.url}{SERVER.ready_path}"
 
+
+def test_a_server_is_ready_when_its_ready_path_answers_200() -> None:
     def healthy(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200 if str(request.url) == f"{server.url}/health" else 404)
+        return httpx.Response(200 if str(request.url) == READY else 404)
 
-    assert asked(healthy, lambda client: ready(server, client)) is None
+    assert asked(healthy, lambda client: ready(SERVER, client)) is None
 
 
 def test_a_server_that_is_not_ready_says_what_is_missing() -> None:
-    server = PLAN.process("prefill-0")
-    starting = asked(lambda request: httpx.Response(503), lambda client: ready(server, client))
-    assert starting == f"{server.url}/health: HTTP 503"
-    assert asked(refused, lambda client: ready(server, client)) == (
-        f"{server.url}/health: ConnectError"
+    starting = asked(lambda request: httpx.Response(503), lambda client: ready(SERVER, client))
+    assert starting == f"{READY}: HTTP 503"
+    assert asked(refused, lambda client: ready(SERVER, client)) == f"{READY}: ConnectError"
+
+
+def test_a_server_lives_while_its_health_answers_though_it_is_not_ready() -> None:
+    def busy(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200 if str(request.url) == f"{SERVER.url}/health" else 503)
+
+    assert asked(busy, lambda client: alive(SERVER, client)) is None
+    assert asked(refused, lambda client: alive(SERVER, client)) == (
+        f"{SERVER.url}/health: ConnectError"
     )
 
 
@@ -87,7 +96,8 @@ def test_the_gateways_healthy_workers_are_the_ones_it_has_taken() -> None:
     }
     gateway = PLAN.process("gateway")
     found = asked(
-        lambda request: httpx.Response(200, json=listing), lambda client: registered(gateway, client)
+        lambda request: httpx.Response(200, json=listing),
+        lambda client: registered(gateway, client),
     )
     assert found == {"http://a", "http://c"}
     assert asked(refused, lambda client: registered(gateway, client)) == set()

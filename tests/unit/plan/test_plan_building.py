@@ -81,9 +81,8 @@ def test_store_comes_first_then_the_workers_then_the_gateway(name: str) -> None:
 @PLANS
 def test_every_process_tells_how_to_know_that_it_is_ready(name: str) -> None:
     for process in golden_plan(name).processes:
-        assert (process.url is not None and process.health_path is not None) != (
-            process.health_port is not None
-        )
+        by_http = {process.url is not None, bool(process.ready_path), bool(process.health_path)}
+        assert by_http == {process.health_port is None}
         assert process.health_port in (None, *process.ports.values())
         assert process.start_s > 0
         assert process.grace_s > 0
@@ -203,9 +202,7 @@ def test_a_given_port_in_use_is_refused_by_its_key(
 
 def test_ports_in_use_are_passed_over() -> None:
     busy = {SERVICE_BAND.start, SERVER_BAND.start, SERVER_BAND.start + 1}
-    made = build_plan(
-        shipped("full_offload"), fixed_facts(port_free=lambda port: port not in busy)
-    )
+    made = build_plan(shipped("full_offload"), fixed_facts(port_free=lambda port: port not in busy))
     assert not busy & set(all_ports(made))
     assert max(Counter(all_ports(made)).values()) == 1
 

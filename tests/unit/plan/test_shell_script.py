@@ -49,7 +49,9 @@ def test_the_script_starts_every_process_with_its_words_and_environment(name: st
 
 @PLANS
 def test_no_gpu_is_given_to_two_servers(name: str) -> None:
-    words = " ".join(word for own in started(shell_script(golden_plan(name))).values() for word in own)
+    words = " ".join(
+        word for own in started(shell_script(golden_plan(name))).values() for word in own
+    )
     devices = [
         gpu
         for word in words.split()
@@ -65,7 +67,7 @@ def test_every_process_is_waited_for_before_the_next_wave(name: str) -> None:
     script = shell_script(plan)
     for process in plan.processes:
         wait = (
-            f"wait_http {process.url}{process.health_path} "
+            f"wait_http {process.url}{process.ready_path} "
             if process.url
             else f"wait_port {process.address} {process.health_port} "
         )

@@ -59,9 +59,7 @@ class FakeCluster:
 
     def _keys(self, keys: list[str]) -> httpx.Response:
         known = {
-            key
-            for digest in self.l3
-            for key in object_keys(digest, self.plan.formats["prefill"])
+            key for digest in self.l3 for key in object_keys(digest, self.plan.formats["prefill"])
         }
         return httpx.Response(200, json={"data": {key: {"ok": key in known} for key in keys}})
 
@@ -90,9 +88,7 @@ class FakeCluster:
         hot = next(
             (i for i, digest in enumerate(hashes) if digest not in self.l1[prefill]), len(hashes)
         )
-        end = next(
-            (i for i in range(hot, len(hashes)) if hashes[i] not in self.l3), len(hashes)
-        )
+        end = next((i for i in range(hot, len(hashes)) if hashes[i] not in self.l3), len(hashes))
         storage = (end - hot) * self.page
         return hot * self.page, storage if storage >= self.prefetch_threshold else 0
 

@@ -80,7 +80,12 @@ def test_a_sound_prefill_only_cluster_is_proved_without_the_answers(proof_of: Pr
 def test_every_decode_must_have_its_answers_found(proof_of: Prove) -> None:
     proof = proof_of(full("decode.workers=2"))
     hops = [canary.hop for canary in proof.canaries if canary.name in ANSWERS]
-    assert [hop.partition(" ")[0] for hop in hops] == ["decode-0", "decode-0", "decode-1", "decode-1"]
+    assert [hop.partition(" ")[0] for hop in hops] == [
+        "decode-0",
+        "decode-0",
+        "decode-1",
+        "decode-1",
+    ]
     assert proof.proved
 
 

@@ -54,7 +54,8 @@ def test_a_value_becomes_words(value: object, expected: list[str]) -> None:
 
 def test_flags_come_in_the_order_of_the_settings() -> None:
     settings = {
-        name: Setting(value, "user", "", "") for name, value in {"b": 1, "a": True, "c": None}.items()
+        name: Setting(value, "user", "", "")
+        for name, value in {"b": 1, "a": True, "c": None}.items()
     }
     assert emit(settings) == ["--b", "1", "--a"]
 
@@ -169,8 +170,10 @@ def answers(broken: str, response: Callable[[httpx.Request], httpx.Response]) ->
     """Workers of which the one at this URL answers otherwise."""
 
     def handler(request: httpx.Request) -> httpx.Response:
-        return response(request) if str(request.url).startswith(broken) else httpx.Response(
-            200, json=ANSWER
+        return (
+            response(request)
+            if str(request.url).startswith(broken)
+            else httpx.Response(200, json=ANSWER)
         )
 
     return handler
@@ -202,6 +205,28 @@ def test_the_half_of_a_pair_that_fails_is_named(
             lambda client: on_pair(client, Pair(PREFILL, DECODE), request_body([1], 2)),
         )
     assert caught.value.where == worker.name
+
+
+def test_the_half_that_waits_for_a_failed_one_is_given_up() -> None:
+    async def workers(request: httpx.Request) -> httpx.Response:
+        if str(request.url).startswith(str(PREFILL.url)):
+            await decode_waits.wait()
+            return httpx.Response(500, text="no memory")
+        decode_waits.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            given_up.set()
+        return httpx.Response(200)
+
+    async def go() -> None:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(workers)) as client:
+            with pytest.raises(ClusterError, match="no memory"):
+                await on_pair(client, Pair(PREFILL, DECODE), request_body([1], 2))
+            await asyncio.wait_for(given_up.wait(), timeout=20)
+
+    decode_waits, given_up = asyncio.Event(), asyncio.Event()
+    asyncio.run(go())
 
 
 def test_an_answer_without_tokens_is_an_error_and_not_an_empty_answer() -> None:

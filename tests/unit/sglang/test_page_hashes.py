@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 
 import pytest
 
@@ -43,9 +44,19 @@ def test_every_namespace_has_hashes_of_its_own() -> None:
     assert len(seen) == len(namespaces)
 
 
+def test_a_namespace_stands_in_the_place_of_the_page_before_the_first() -> None:
+    """An absent part is one zero byte; a present one its length and its UTF-8 bytes."""
+    salt = "\u00e9"
+    seed = hashlib.sha256(
+        b"sglang-cache-namespace-v1" + b"\x00" + b"\x01" + (2).to_bytes(8, "little") + b"\xc3\xa9"
+    ).digest()
+    page = hashlib.sha256(seed + (7).to_bytes(4, "little")).hexdigest()
+    assert page_hashes([7], 1, cache_salt=salt) == [page]
+
+
 @pytest.mark.parametrize("token", [-1, 2**32])
 def test_a_token_that_is_no_u32_is_refused(token: int) -> None:
-    with pytest.raises(Exception, match="argument|format|int"):
+    with pytest.raises(struct.error):
         page_hashes([token], 1)
 
 

@@ -145,7 +145,9 @@ def test_the_shared_model_settings_are_named_as_the_users() -> None:
 
 
 def test_a_role_overrides_the_shared_hicache_key_by_key() -> None:
-    text = "hicache: {io_backend: kernel, layout: page_first}\ndecode: {hicache: {layout: page_head}}"
+    text = (
+        "hicache: {io_backend: kernel, layout: page_first}\ndecode: {hicache: {layout: page_head}}"
+    )
     assert settings(Role.DECODE, text)["hicache_mem_layout"].value == "page_head"
     assert settings(Role.DECODE, text)["hicache_io_backend"].value == "kernel"
     assert settings(Role.PREFILL, text)["hicache_mem_layout"].value == "page_first"

@@ -1,0 +1,40 @@
+"""KV outlives the worker that made it: its peer reads all of it from L3.
+
+Last in the folder: it takes a worker out of the shared cluster and waits for it to come back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pdcache.plan import Plan
+from pdcache.topology import Role
+from tests.cluster_tools import Shell, kill, wait_for
+from tests.dialogues import assert_full_reuse, dialogue
+
+
+def test_the_peer_of_a_killed_prefill_still_hits_the_full_ceiling(
+    shell: Shell, full_offload: dict[str, Any], plan: Plan
+) -> None:
+    name = full_offload["name"]
+    first, second = plan.role(Role.PREFILL)
+    before = {worker["name"]: worker for worker in shell.json("status", name)["workers"]}
+
+    def kill_the_first(turn: int) -> None:
+        if turn == 1:
+            kill(before[first.name]["pid"])
+
+    turns = dialogue(
+        plan, answer=40, flushed=False, turns=2, seed=99, after_turn=kill_the_first,
+        prefill_of=lambda turn: first if turn == 1 else second,
+    )  # fmt: skip
+    assert_full_reuse(turns)
+    assert turns[1].storage == turns[1].ceiling
+
+    def recovered() -> bool:
+        status = shell.json("status", name)
+        now = {worker["name"]: worker for worker in status["workers"]}[first.name]
+        return status["state"] == "UP" and now["incarnation"] == 2 and now["restarts"] == 1
+
+    wait_for(recovered, "the killed prefill to be recreated", limit_s=150)
+    assert shell.json("verify", name)["proved"] is True

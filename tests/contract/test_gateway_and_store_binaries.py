@@ -1,0 +1,166 @@
+"""The command lines of a plan in the hands of the installed smg and Mooncake programs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TypeVar, get_args
+
+import httpx
+import pytest
+from golden.plans import GOLDEN, MODELS, golden_plan, shipped
+
+from pdcache.cluster.probe import ready
+from pdcache.cluster.supervised import SupervisedProcess, tail
+from pdcache.gateway.smg import manifest
+from pdcache.plan import Plan, build_plan
+from pdcache.plan.process import Process
+from pdcache.sglang_cpu import worker_environment
+from pdcache.store.mooncake import CLIENT_ENV
+from pdcache.store.mooncake_http import healthy, present
+from pdcache.topology import Role
+from pdcache.topology.facts import Facts, port_is_free
+from pdcache.topology.schema import Gateway
+
+PROGRAMS = Path(sys.executable).parent
+START_LIMIT_S = 60.0
+T = TypeVar("T")
+
+# argv: master's host:port, key. Without a segment of its own, as the workers are.
+PUT = """
+import os, sys
+from mooncake.store import MooncakeDistributedStore
+store = MooncakeDistributedStore()
+master, key = sys.argv[1:]
+if store.setup("127.0.0.1", "P2PHANDSHAKE", 0, 16 << 20, "tcp", "", master) != 0:
+    sys.exit("no connection to the master")
+code = store.put(key, b"x" * 4096)
+store.close()
+sys.exit(code and f"put: {code}")
+"""
+
+
+def help_of(program: str, *words: str) -> str:
+    """The help text of an installed program, whatever its exit code."""
+    done = subprocess.run(
+        [PROGRAMS / program, *words, "--help"], capture_output=True, text=True, timeout=60
+    )
+    return done.stdout + done.stderr
+
+
+def flags(argv: tuple[str, ...]) -> set[str]:
+    return {word.partition("=")[0] for word in argv if word.startswith("--")}
+
+
+@pytest.fixture(scope="module")
+def smg_help() -> str:
+    return help_of("smg", "launch")
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_smg_knows_every_flag_of_the_gateway(smg_help: str, name: str) -> None:
+    known = set(re.findall(r"--[\w-]+", smg_help))
+    (gateway,) = golden_plan(name).role(Role.GATEWAY)
+    assert flags(gateway.argv) - known == set()
+    assert "--no-such-flag" not in known
+
+
+@pytest.mark.parametrize("key", ["prefill_policy", "decode_policy"])
+def test_smg_knows_every_policy_a_topology_may_name(smg_help: str, key: str) -> None:
+    match = re.search(rf"--{key.replace('_', '-')} \{{([^}}]*)\}}", smg_help)
+    assert match is not None
+    ours = set(get_args(Gateway.model_fields[key].annotation))
+    assert ours
+    assert ours <= {policy.strip() for policy in match[1].split(",")}
+
+
+@pytest.mark.parametrize(
+    ("program", "process"),
+    [("mooncake_master", "store-master"), ("mooncake_client", "store-holder-0")],
+)
+def test_mooncake_knows_every_flag_of_its_processes(program: str, process: str) -> None:
+    known = {f"--{name}" for name in re.findall(r"^\s+-(\w+) \(", help_of(program), re.MULTILINE)}
+    for name in GOLDEN:
+        assert flags(golden_plan(name).process(process).argv) - known == set()
+    assert "--no_such_flag" not in known
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    """A small full_offload plan on ports that are free now."""
+    port = next(port for port in range(20900, 21000) if port_is_free(port))
+    topology = shipped("full_offload", "store.segment_gb=0.1", f"gateway.port={port}")
+    facts = Facts(
+        home=tmp_path, temp=tmp_path, python=sys.executable, models=MODELS, port_free=port_is_free
+    )
+    return build_plan(topology, facts)
+
+
+def asked(ask: Callable[[httpx.AsyncClient], Awaitable[T]]) -> T:
+    async def go() -> T:
+        async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
+            return await ask(client)
+
+    return asyncio.run(go())
+
+
+@contextlib.contextmanager
+def running(process: Process, folder: Path) -> Iterator[SupervisedProcess]:
+    """A process of a plan, from its start until it is ready until its end."""
+    log = folder / f"{process.name}.log"
+    own = SupervisedProcess(
+        process.argv, env=os.environ | process.env, log=log, grace_s=process.grace_s
+    )
+    try:
+        deadline = time.monotonic() + START_LIMIT_S
+        while missing := asked(lambda client: ready(process, client)):
+            assert own.running, f"{process.name} died: {tail(log)}"
+            assert time.monotonic() < deadline, f"{process.name}: {missing}: {tail(log)}"
+            time.sleep(0.05)
+        yield own
+    finally:
+        assert own.stop()
+    assert [port for port in process.ports.values() if not port_is_free(port)] == []
+
+
+def put(master: str, key: str) -> None:
+    """Write one key in a process of its own, as a worker does."""
+    env = os.environ | CLIENT_ENV | worker_environment()
+    done = subprocess.run(
+        [sys.executable, "-c", PUT, master, key], env=env, capture_output=True, text=True,
+        timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_store_started_from_a_plan_holds_keys_and_leaves_nothing(
+    plan: Plan, tmp_path: Path
+) -> None:
+    master, holder = plan.process("store-master"), plan.process("store-holder-0")
+    store_url = str(plan.store_url)
+    with running(master, tmp_path), running(holder, tmp_path):
+        assert asked(lambda client: healthy(client, store_url)) is None
+        put(f"127.0.0.1:{master.ports['rpc']}", "page_0_k")
+        keys = ["page_0_k", "page_0_v"]
+        assert asked(lambda client: present(client, store_url, keys)) == {"page_0_k"}
+    gone = asked(lambda client: healthy(client, store_url))
+    assert gone is not None
+
+
+def test_a_gateway_started_from_a_plan_is_live_and_leaves_nothing(
+    plan: Plan, tmp_path: Path
+) -> None:
+    gateway = plan.process("gateway")
+    Path(plan.manifest).parent.mkdir(parents=True, exist_ok=True)
+    Path(plan.manifest).write_text(manifest([]))
+    with running(gateway, tmp_path):
+        listing = asked(lambda client: client.get(f"{gateway.url}/workers"))
+        assert listing.status_code == 200
+        assert listing.json()["workers"] == []
