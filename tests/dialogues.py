@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import random
 import secrets
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import httpx
 
-from pdcache.cluster.client import ClusterClient
-from pdcache.cluster.record import find
 from pdcache.plan import Plan, Process
 from pdcache.sglang import admin
 from pdcache.sglang.generate import Pair, on_pair, request_body
@@ -40,18 +41,20 @@ class Turn:
         return (self.device + self.host + self.storage) / self.ceiling
 
 
-def plan_of(shell: Shell, name: str) -> Plan:
-    """The plan a running cluster runs."""
-    import os
+_PRINT_PLAN = """
+import pickle, sys
+from pdcache.cluster.client import ClusterClient
+from pdcache.cluster.record import the_record
+sys.stdout.buffer.write(pickle.dumps(ClusterClient(the_record(sys.argv[1])).plan()))
+"""
 
-    os.environ["PDCACHE_HOME"] = str(shell.home)
-    record = find(name)
-    assert record is not None
-    client = ClusterClient(record)
-    try:
-        return client.plan()
-    finally:
-        client.close()
+
+def plan_of(shell: Shell, name: str) -> Plan:
+    """The plan a running cluster runs; asked in a process of its own, as Ray joins one cluster."""
+    command = [sys.executable, "-c", _PRINT_PLAN, name]
+    done = subprocess.run(command, env=shell.env, stdout=subprocess.PIPE, timeout=60, check=True)
+    plan: Plan = pickle.loads(done.stdout)
+    return plan
 
 
 def dialogue(

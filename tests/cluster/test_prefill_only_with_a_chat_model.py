@@ -22,7 +22,7 @@ def prefill_only(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[She
         yield shell, up
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def plan(prefill_only: tuple[Shell, Any]) -> Plan:
     shell, up = prefill_only
     return plan_of(shell, up["name"])

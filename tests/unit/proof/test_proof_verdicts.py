@@ -16,6 +16,7 @@ from pdcache.plan import Plan, build_plan
 from pdcache.proof import Canary, Proof, bench, prove
 from pdcache.proof.causes import probable_causes
 from pdcache.proof.table import proof_table
+from pdcache.sglang.page_keys import page_hashes
 from pdcache.store.mooncake_http import wait_present
 
 Prove = Callable[[FakeCluster], Proof]
@@ -133,6 +134,23 @@ def test_a_prefill_that_writes_nothing_is_found(proof_of: Prove) -> None:
     proof = proof_of(cluster)
     assert failed(proof) == BOTH_MODES
     assert all("2 pages never reached L3" in canary.evidence for canary in proof.canaries)
+
+
+class AnswersOnly(FakeCluster):
+    """Only the pages of answers reach L3: their chain has no beginning there."""
+
+    def _write(self, prefill: str, prompt: list[int], answer: list[int], salt: str | None) -> None:
+        before = set(self.l3)
+        super()._write(prefill, prompt, answer, salt)
+        self.l3 -= set(page_hashes(prompt, self.page, cache_salt=salt)) - before
+
+
+def test_a_hit_on_a_hot_prompt_does_not_hide_that_its_pages_are_not_in_l3(proof_of: Prove) -> None:
+    proof = proof_of(AnswersOnly(golden_plan("full_offload")))
+    (short,) = [c for c in proof.canaries if c.name == "short answer on a hot prompt"]
+    assert short.cached_tokens["storage"] == short.expected_storage_tokens
+    assert not short.proved
+    assert "1 pages never reached L3" in short.evidence
 
 
 def test_kv_that_gives_other_tokens_is_found_however_many_were_read(proof_of: Prove) -> None:

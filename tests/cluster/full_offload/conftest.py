@@ -1,4 +1,4 @@
-"""One full_offload cluster of the tiny model for the whole folder."""
+"""One full_offload cluster of the tiny model for the whole package."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.cluster_tools import TINY, Shell, cluster, free_port
 from tests.dialogues import plan_of
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     """Commands under a home of their own."""
     return Shell(tmp_path_factory.mktemp("home"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def full_offload(shell: Shell) -> Iterator[dict[str, Any]]:
     """The shipped topology with the tiny model, up and proved; its `up --json`."""
     port = f"gateway.port={free_port()}"
@@ -26,7 +26,7 @@ def full_offload(shell: Shell) -> Iterator[dict[str, Any]]:
         yield up
 
 
-@pytest.fixture
+@pytest.fixture(scope="package")
 def plan(shell: Shell, full_offload: dict[str, Any]) -> Plan:
     """The plan of the shared cluster, when all of it is healthy."""
     return plan_of(shell, full_offload["name"])

@@ -1,0 +1,342 @@
+"""Write the pages of `docs/` that follow from the code: topology.md, rules.md, cli.md.
+
+python scripts/docs.py            write them
+python scripts/docs.py --check    write nothing; exit 1 and name the pages that would change
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer.main
+from rich.text import Text
+
+from pdcache.checks import RULES, Rule
+from pdcache.cli.main import app
+from pdcache.plan import build_plan
+from pdcache.plan.process import Provenance
+from pdcache.topology.facts import Facts, Node
+from pdcache.topology.schema import Mode, Topology
+from pdcache.topology.settings import storage_options
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+WIDTH = 100
+GENERATED = "<!-- Written by scripts/docs.py; change the code, then run it. -->\n"
+
+DESCRIPTIONS = {
+    "hicache.io_backend": "how KV is copied between L1 and L2",
+    "hicache.write_policy": "when a page of L1 is copied to L2, and so to L3",
+    "hicache.prefetch_policy": "how long a request waits for pages that are read from L3",
+    "hicache.prefetch_timeout_base_s": "prefetch_policy `timeout`: seconds before it gives up",
+    "hicache.prefetch_timeout_per_ki_token_s": "prefetch_policy `timeout`: and for 1024 tokens",
+    "ROLE.tokenizer_path": "tokenizer of another folder than the model's",
+    "ROLE.max_running_requests": "requests a server runs at a time",
+    "ROLE.mem_fraction_static": "share of GPU memory for weights and L1",
+    "ROLE.hicache": "the keys of `hicache` for this role alone",
+    "ROLE.env": "environment variables of the servers, laid over pdcache's own",
+    "transfer.backend": "what carries it",
+    "store.backend": "what holds L3",
+    "store.protocol": "how KV travels to and from the store",
+    "gateway.host": "address the gateway listens on",
+    "gateway.port": "port the gateway listens on",
+    "gateway.prefill_policy": "how smg picks the prefill worker of a request without a session",
+    "gateway.decode_policy": "how smg picks the decode worker",
+    "timeouts.store_s": "a store process from start to healthy",
+    "timeouts.gateway_s": "the gateway from start to healthy, and to the taking of all workers",
+    "timeouts.proof_s": "the whole proof; a step of it has half",
+    "name": "the cluster's name; lower case, digits and dashes, at most 40",
+    "mode": "who writes KV to L3",
+    "device": "what the workers compute on",
+}
+"""For keys whose field in the schema has no description of its own."""
+
+SECTIONS = {
+    "model": "model",
+    "hicache": "hicache",
+    "prefill": "ROLE",
+    "transfer": "transfer",
+    "store": "store",
+    "gateway": "gateway",
+    "memory": "memory",
+    "timeouts": "timeouts",
+}
+"""Keys of the topology that hold keys; `decode` has those of `prefill`."""
+
+PLACE_OF_THE_MACHINE = (
+    "--model-path",
+    "--host",
+    "--port",
+    "--served-model-name",
+    "--disaggregation-bootstrap-port",
+    "--hicache-storage-backend-extra-config",
+)
+"""Flags whose values follow from the machine or the model, not from a default."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the YAML."""
+
+    path: str
+    type: str
+    default: str
+    description: str
+
+
+def main(arguments: list[str], docs: Path = DOCS) -> int:
+    """Write or check the pages; returns the exit code."""
+    if arguments not in ([], ["--check"]):
+        sys.stderr.write(f"{__doc__}")
+        return 2
+    stale = []
+    for name, page in PAGES.items():
+        path, text = docs / name, page()
+        if path.is_file() and path.read_text() == text:
+            continue
+        stale.append(name)
+        if not arguments:
+            path.write_text(text)
+    if arguments and stale:
+        sys.stderr.write(f"docs: {', '.join(stale)} differ from the code: python scripts/docs.py\n")
+        return 1
+    return 0
+
+
+def topology_page() -> str:
+    """Every key of the YAML, and the flags that follow from none of them."""
+    schema = Topology.model_json_schema()
+    parts = [
+        GENERATED,
+        "# The topology file\n",
+        "A topology is one YAML file. An unknown key is an error that names the nearest known one. "
+        "`--set a.b=VALUE` lays a value over the file. `pdcache plan FILE` shows what each key "
+        "became and why.\n",
+        "`unset` means: decided by pdcache (see [defaults](#defaults-by-mode-and-device)) or left "
+        "to SGLang.\n",
+        "## Top level\n",
+        _text(schema["description"]),
+        _key_table(
+            key
+            for key in topology_keys()
+            if "." not in key.path and key.path not in {*SECTIONS, "decode"}
+        ),
+    ]
+    for section, prefix in SECTIONS.items():
+        model = _model(schema, schema["properties"][section])
+        title = "`prefill` and `decode`" if prefix == "ROLE" else f"`{section}`"
+        parts += [f"## {title}\n", _text(model["description"])]
+        if prefix == "ROLE":
+            parts.append("`ROLE` stands for `prefill` or `decode`.\n")
+        parts.append(
+            _key_table(key for key in topology_keys() if key.path.startswith(f"{prefix}."))
+        )
+    parts += [
+        "## Defaults by mode and device\n",
+        "What a topology that sets nothing but `name`, `mode`, `device` and `model.path` runs "
+        "with. A flag that is not here has SGLang's own default. Left out are the flags that "
+        "follow from the machine and the model: "
+        + ", ".join(f"`{flag}`" for flag in PLACE_OF_THE_MACHINE)
+        + ".\n",
+    ]
+    for device in ("cpu", "cuda"):
+        parts += [f"### `device: {device}`\n", _default_table(device)]
+    return "\n".join(parts)
+
+
+def topology_keys() -> list[Key]:
+    """Every key of the topology, in the order of the schema."""
+    schema = Topology.model_json_schema()
+    found = list(_keys(schema, schema, ""))
+    for section, prefix in SECTIONS.items():
+        found += _keys(schema, _model(schema, schema["properties"][section]), f"{prefix}.")
+    return found
+
+
+def rules_page() -> str:
+    """Every rule of `pdcache check`."""
+    parts = [
+        GENERATED,
+        "# The rules of `pdcache check`\n",
+        "`check`, `plan` and `up` apply all of them; an error stops `check` and `up`. A finding "
+        "names its place in the YAML and carries the corrected YAML. `--skip-check RULE` leaves "
+        "one out.\n",
+    ]
+    for rule in RULES.values():
+        parts += [
+            f"## `{rule.id}`\n",
+            _text(inspect.getdoc(rule.apply) or ""),
+            f"* Why: {rule.why}.\n* Severity: {' or '.join(severities(rule))}.\n",
+        ]
+    return "\n".join(parts)
+
+
+def severities(rule: Rule) -> list[str]:
+    """Severities a rule's findings can have, worst first."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(rule.apply)))
+    said = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    return [severity for severity in ("error", "warning", "info") if severity in said]
+
+
+def cli_page() -> str:
+    """The help of every command, plain and of one width whatever the terminal."""
+    group: Any = typer.main.get_command(app)
+    parts = [
+        GENERATED,
+        "# The command line\n",
+        "Exit code 0: done. 1: the input or the cluster is at fault, and the message says how to "
+        "mend it. 2: wrong usage. 130: interrupted. Results go to stdout, progress and errors to "
+        "stderr.\n",
+        _help(group, None, "pdcache"),
+    ]
+    top = group.context_class(group, info_name="pdcache")
+    for name, command in group.commands.items():
+        parts += [f"## `pdcache {name}`\n", _help(command, top, name)]
+    return "\n".join(parts)
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "topology.md": topology_page,
+    "rules.md": rules_page,
+    "cli.md": cli_page,
+}
+
+
+def _help(command: Any, parent: Any, name: str) -> str:
+    # Without rich the text depends on neither the terminal nor its variables.
+    command.rich_markup_mode = None
+    if command.epilog:
+        command.epilog = Text.from_markup(command.epilog).plain
+    context = command.context_class(
+        command, info_name=name, parent=parent, terminal_width=WIDTH, max_content_width=WIDTH
+    )
+    lines = [line.rstrip() for line in command.get_help(context).splitlines()]
+    return "\n".join(["```text", *lines, "```\n"])
+
+
+def _keys(schema: dict[str, Any], model: dict[str, Any], prefix: str) -> Iterator[Key]:
+    required = model.get("required", [])
+    for name, field in model["properties"].items():
+        path = prefix + name
+        nested = _model(schema, field)
+        is_section = nested is not None and "properties" in nested
+        yield Key(
+            path,
+            "keys" if is_section else _type(schema, field),
+            "required" if name in required else _default(field, is_section),
+            field.get("description") or DESCRIPTIONS.get(path, ""),
+        )
+
+
+def _model(schema: dict[str, Any], field: dict[str, Any]) -> Any:
+    reference = field.get("$ref")
+    return schema["$defs"][reference.rpartition("/")[2]] if reference else None
+
+
+def _type(schema: dict[str, Any], field: dict[str, Any]) -> str:
+    if "$ref" in field:
+        return _type(schema, _model(schema, field))
+    if "anyOf" in field:
+        types = [_type(schema, one) for one in field["anyOf"] if one.get("type") != "null"]
+        return " or ".join(types)
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])
+    if "const" in field:
+        return f"`{field['const']}`"
+    if field.get("type") == "object":
+        return f"mapping to {_type(schema, field['additionalProperties'])}"
+    name = {"integer": "int", "number": "number", "string": "text", "boolean": "bool"}
+    bounds = {
+        "minimum": "≥ {}", "maximum": "≤ {}", "exclusiveMinimum": "> {}", "exclusiveMaximum": "< {}"
+    }  # fmt: skip
+    limits = [form.format(_number(field[key])) for key, form in bounds.items() if key in field]
+    return " ".join([name[field["type"]], ", ".join(limits)]).strip()
+
+
+def _default(field: dict[str, Any], is_section: bool) -> str:
+    if is_section:
+        return ""
+    value = field.get("default", {})
+    if value is None:
+        return "unset"
+    if value == "":
+        return "empty"
+    return f"`{_number(value)}`" if not isinstance(value, bool) else f"`{str(value).lower()}`"
+
+
+def _number(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _key_table(found: Iterable[Key]) -> str:
+    rows = [(f"`{key.path}`", key.type, key.default, key.description) for key in found]
+    return _table(("key", "type", "default", "what"), rows)
+
+
+def _default_table(device: str) -> str:
+    """SGLang's settings in both modes, a column for each that differs between them."""
+    prefill: dict[str, dict[str, Provenance]] = {}
+    decode: dict[str, dict[str, Provenance]] = {}
+    for mode in Mode:
+        topology = Topology.model_validate(
+            {"name": "docs", "mode": mode, "device": device, "model": {"path": "org/model"}}
+        )
+        plan = build_plan(topology, Facts(nodes=(Node(gpus=2),)))
+        options = {
+            f"{name} of the extra config": Provenance(**vars(option))
+            for name, option in storage_options(topology).items()
+        }
+        prefill[mode] = plan.provenance["prefill-0"] | options
+        decode[mode] = plan.provenance["decode-0"]
+    columns = {
+        "prefill": [*prefill.values()],
+        "decode, prefill_only": [decode[Mode.PREFILL_ONLY]],
+        "decode, full_offload": [decode[Mode.FULL_OFFLOAD]],
+    }
+    flags = dict.fromkeys(flag for own in (*prefill.values(), *decode.values()) for flag in own)
+    rows = [
+        (
+            f"`{flag}`",
+            *(_value(own.get(flag) for own in column) for column in columns.values()),
+            _why([own[flag] for column in columns.values() for own in column if flag in own]),
+        )
+        for flag in flags
+        if flag not in PLACE_OF_THE_MACHINE
+    ]
+    return _table(("SGLang's setting", *columns, "why (decided by; key)"), rows)
+
+
+def _value(given: Iterable[Provenance | None]) -> str:
+    values = ["" if one is None else "on" if one.value is True else f"`{one.value}`"
+              for one in given]  # fmt: skip
+    return " / ".join(dict.fromkeys(values))
+
+
+def _why(given: list[Provenance]) -> str:
+    parts = {}
+    for one in given:
+        parts.setdefault((one.reason, one.origin), dict[str, None]())[one.path] = None
+    return "; ".join(
+        f"{reason} ({'; '.join([origin, *(f'`{path}`' for path in paths if path)])})"
+        for (reason, origin), paths in parts.items()
+    )
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _text(docstring: str) -> str:
+    return inspect.cleandoc(docstring).replace("``", "`") + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
