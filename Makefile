@@ -2,7 +2,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test test-fast lint check bench clean
+.PHONY: help setup demo test test-fast lint check clean
 
 # More OpenMP threads than free cores make a CPU worker about fifteen times slower.
 OMP_NUM_THREADS ?= 1
@@ -31,9 +31,6 @@ lint: setup ## Check style, format and types
 	@$(PYTHON_VENV) -m mypy
 
 check: lint test ## Lint, then test: what CI runs
-
-bench: setup ## Run the benchmarks
-	@bash scripts/bench.sh
 
 clean: ## Remove caches and build output (not .venv)
 	@rm -rf build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -108,6 +108,9 @@ def _follow(name: str, stems: list[str], *, prefix: bool) -> None:
 def down_command(
     name: ClusterName = None,
     all_: Annotated[bool, typer.Option("--all", help="Every cluster.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Forget it even if its Ray cluster is gone.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """End a cluster: no process, port, Ray actor or shared memory of it stays.
@@ -126,7 +129,7 @@ def down_command(
     ended, left = [], {}
     for record in records:
         err.print(f"ending {record.name} ...")
-        stuck = bring_down(record)
+        stuck = bring_down(record, force=force)
         ended.append(record.name)
         if stuck:
             left[record.name] = stuck

@@ -13,8 +13,9 @@ from rich.markup import escape
 from pdcache.checks import Finding
 from pdcache.errors import PdcacheError
 
-out = Console(soft_wrap=not sys.stdout.isatty())
-err = Console(stderr=True, soft_wrap=not sys.stderr.isatty())
+# In a pipe there is no edge to wrap at.
+out = Console(width=None if sys.stdout.isatty() else 160)
+err = Console(stderr=True, width=None if sys.stderr.isatty() else 160)
 
 _COLOURS = {"error": "red", "warning": "yellow", "info": "cyan"}
 
@@ -39,7 +40,7 @@ def print_findings(findings: Iterable[Finding], console: Console) -> None:
 
 def fail(error: PdcacheError) -> None:
     """One paragraph: what is wrong, where, how to mend it; then the end of the guilty log."""
-    err.print(f"[red]error[/] {escape(str(error))}", highlight=False)
+    err.print(f"[red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     if error.log_tail:
         err.print("[dim]end of its log:[/]")
-        err.print(escape(error.log_tail), style="dim", highlight=False)
+        err.print(escape(error.log_tail), style="dim", highlight=False, soft_wrap=True)

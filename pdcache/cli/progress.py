@@ -38,7 +38,7 @@ class UpProgress:
         """One line."""
         self._spoke = time.monotonic()
         elapsed = time.monotonic() - self._begin
-        err.print(f"[dim]{elapsed:6.1f}s[/] {escape(text)}", highlight=False)
+        err.print(f"[dim]{elapsed:6.1f}s[/] {escape(text)}", highlight=False, soft_wrap=True)
 
     def status(self, status: ClusterStatus) -> None:
         """Tell what has changed since the last status."""

@@ -57,8 +57,9 @@ def up_command(
     progress.step("check")
     findings = check(topology, facts, skip=skip_check or ())
     print_findings(findings, err)
-    if any(finding.severity == "error" for finding in findings):
-        err.print("[red]error[/] the topology has mistakes; nothing was started.")
+    # Here the nodes are the real ones: missing GPUs are no longer a warning.
+    if any(finding.severity == "error" or finding.rule == "gpus" for finding in findings):
+        err.print("[red]error[/] the topology cannot run here; nothing was started.")
         raise typer.Exit(1)
     plan = build_plan(topology, facts)
     for path in sorted(facts.models):

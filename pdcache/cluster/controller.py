@@ -1,7 +1,7 @@
 """The controller: a detached actor that holds the desired state and brings the cluster to it.
 
-Every method is idempotent. The desired state is in Ray's GCS, so a controller that was killed comes
-back, finds its process actors by name, and goes on; the processes serve all the while.
+Every method is idempotent. A controller that was killed comes back, loads the desired state, finds
+its process actors by name, and goes on; the processes serve all the while.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import pickle
 import time
-from typing import Any
 
 import httpx
 
+from pdcache.cluster import desired
+from pdcache.cluster.desired import Desired
 from pdcache.cluster.fleet import Fleet
 from pdcache.cluster.manifest import manifest_text, registered
+from pdcache.cluster.readmission import prove_again
 from pdcache.cluster.states import ClusterState, ClusterStatus, ProcessState
 from pdcache.errors import ClusterError, PdcacheError
 from pdcache.plan.process import Plan, Process
@@ -26,101 +27,143 @@ from pdcache.topology.schema import Role
 CONTROLLER = "controller"
 LOOP_S = 1.0
 BACKOFF_S = (0.0, 2.0, 5.0, 15.0, 30.0, 60.0)
+PROBE_LIMIT_S = 5.0
+READMISSION_LIMIT_S = 60.0
 
 
 class Controller:
     """Brings up a plan, watches it, recreates what dies."""
 
     def __init__(self, cluster: str, cluster_id: str) -> None:
-        self._fleet = Fleet(cluster, cluster_id)
         self._cluster = cluster
-        self._plan: Plan | None = None
-        self._state = ClusterState.STARTING
-        self._reasons: list[str] = []
-        self._failed: str | None = None
-        self._proved = False
-        self._serving = False
+        self._fleet = Fleet(cluster, cluster_id)
+        self._desired: Desired | None = None
+        self._failure: PdcacheError | None = None
+        self._stopped = False
         self._manifest = ""
         self._task: asyncio.Task[None] | None = None
-        self._client = httpx.AsyncClient(timeout=5.0, trust_env=False)
+        self._client = httpx.AsyncClient(timeout=PROBE_LIMIT_S, trust_env=False)
 
     async def resume(self) -> int:
         """Take up the desired state that an earlier incarnation left; returns this pid."""
-        saved = _kv_get(self._cluster)
-        if saved is not None and self._task is None:
-            desired = pickle.loads(saved)
-            self._plan, self._proved = desired["plan"], desired["proved"]
-            self._fleet.expect(self._plan)
-            await self._fleet.adopt()
-            self._serving = True
-            self._state = ClusterState.UP if self._proved else ClusterState.STARTING
-            self._task = asyncio.create_task(self._watch())
+        if self._desired is None and (saved := desired.load(self._cluster)) is not None:
+            self._desired = saved
+            self._fleet.expect(saved.plan, saved.incarnations)
+            await self._fleet.adopt(serving=saved.serving)
+            self._task = asyncio.create_task(self._run(saved))
         return os.getpid()
 
     async def deploy(self, plan: Plan) -> None:
         """Start bringing up a plan; `status` tells how far it is."""
-        if self._task is not None:
-            return
-        self._plan = plan
-        self._fleet.expect(plan)
-        self._save()
-        self._task = asyncio.create_task(self._bring_up())
+        if self._desired is None:
+            self._desired = Desired(plan)
+            self._fleet.expect(plan, {})
+            self._save()
+            self._task = asyncio.create_task(self._run(self._desired))
 
     async def status(self) -> ClusterStatus:
         """How the cluster is doing at this moment."""
-        if self._plan is None:
-            await self.resume()
+        await self.resume()
+        own = self._desired
         return ClusterStatus(
             name=self._cluster,
-            state=self._state,
-            endpoint=self._plan.endpoint if self._plan else None,
+            state=self._state(),
+            endpoint=own.plan.endpoint if own else None,
             workers=list(self._fleet.statuses.values()),
-            reasons=list(self._reasons),
-            failed=self._failed,
-            serving=self._serving,
+            reasons=self._reasons(),
+            failed=str(self._failure) if self._failure else None,
+            serving=own.serving if own else False,
         )
 
     async def plan(self) -> Plan | None:
         """The plan that is run."""
-        if self._plan is None:
-            await self.resume()
-        return self._plan
+        await self.resume()
+        return self._desired.plan if self._desired else None
 
     async def mark_proved(self, proved: bool, reasons: list[str]) -> None:
         """Take the result of a proof: UP, or DEGRADED with the reasons."""
-        self._proved = proved
-        self._state = ClusterState.UP if proved else ClusterState.DEGRADED
-        self._reasons = reasons
-        self._save()
+        await self.resume()
+        if self._desired is not None:
+            self._desired.proved, self._desired.doubts = proved, reasons
+            self._save()
 
     async def stop(self) -> list[str]:
-        """End every process, gateway first; returns the names that would not end."""
+        """End every process; returns the names that would not end."""
+        await self.resume()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        self._state = ClusterState.DOWN
-        _kv_del(self._cluster)
+        self._stopped = True
+        desired.forget(self._cluster)
         return await self._fleet.stop_all()
 
-    def _save(self) -> None:
-        _kv_put(self._cluster, pickle.dumps({"plan": self._plan, "proved": self._proved}))
+    def _state(self) -> ClusterState:
+        own = self._desired
+        if self._stopped:
+            return ClusterState.DOWN
+        if self._failure is not None:
+            return ClusterState.FAILED
+        if own is None or own.proved is None:
+            return ClusterState.STARTING
+        return ClusterState.UP if own.proved and not self._ill() else ClusterState.DEGRADED
 
-    async def _bring_up(self) -> None:
-        plan = self._plan
-        assert plan is not None
-        try:
-            for wave in sorted({process.wave for process in plan.processes}):
-                if wave == min(worker.wave for worker in _workers(plan)):
-                    await self._wait_store(plan)
-                await self._start_wave(plan, wave)
-            await self._wait_registered(plan)
-        except PdcacheError as error:
-            self._failed = str(error)
-            self._reasons = [str(error), *filter(None, [error.log_tail])]
-            self._state = ClusterState.FAILED
-            return
-        await self._watch()
+    def _reasons(self) -> list[str]:
+        if self._failure is not None:
+            return [str(self._failure), *filter(None, [self._failure.log_tail])]
+        own = self._desired
+        if own is None or own.proved is None:
+            return []
+        return [*own.doubts, *self._ill()]
+
+    def _ill(self) -> list[str]:
+        return [
+            f"{own.name} is {own.state.value}: {own.reason or 'recovering'}"
+            for own in self._fleet.statuses.values()
+            if own.state is not ProcessState.HEALTHY
+        ]
+
+    def _save(self) -> None:
+        if self._desired is not None:
+            starts = {name: own.incarnation for name, own in self._fleet.statuses.items()}
+            self._desired.incarnations = starts
+            self._desired.save(self._cluster)
+
+    async def _run(self, own: Desired) -> None:
+        if not own.serving:
+            try:
+                await self._bring_up(own.plan)
+            except PdcacheError as error:
+                self._failure = error
+                return
+            own.serving = True
+            self._save()
+        await self._watch(own.plan)
+
+    async def _bring_up(self, plan: Plan) -> None:
+        """Start wave by wave; processes that an earlier controller started are waited for only.
+
+        Raises:
+            ClusterError: a process failed, or the store or the gateway did not answer.
+        """
+        for wave in sorted({process.wave for process in plan.processes}):
+            members = [process for process in plan.processes if process.wave == wave]
+            if any(process.role in (Role.PREFILL, Role.DECODE) for process in members):
+                await self._wait_store(plan)
+            if any(process.role is Role.GATEWAY for process in members):
+                await self._write_manifest(plan)
+            starts = [
+                asyncio.create_task(self._fleet.start_and_wait(process, self._client))
+                for process in members
+                if self._fleet.statuses[process.name].state is not ProcessState.HEALTHY
+            ]
+            try:
+                await asyncio.gather(*starts)
+            finally:
+                for start in starts:
+                    start.cancel()
+            self._save()
+        await self._wait_registered(plan)
 
     async def _wait_store(self, plan: Plan) -> None:
         """The store answers before any worker is pointed at it: SGLang freezes on a bad one."""
@@ -138,61 +181,48 @@ class Controller:
                 )
             await asyncio.sleep(0.2)
 
-    async def _start_wave(self, plan: Plan, wave: int) -> None:
-        """Start the processes of a wave in parallel; the first failure is raised at once."""
-        members = [process for process in plan.processes if process.wave == wave]
-        if any(process.role is Role.GATEWAY for process in members):
-            await self._write_manifest(plan)
-        starts = [
-            asyncio.create_task(self._fleet.start_and_wait(process, self._client))
-            for process in members
-        ]
-        try:
-            await asyncio.gather(*starts)
-        finally:
-            for start in starts:
-                start.cancel()
-
     async def _wait_registered(self, plan: Plan) -> None:
         """The gateway has taken every worker of the manifest."""
         gateway = plan.role(Role.GATEWAY)[0]
-        wanted = {process.url for process in _workers(plan)}
+        wanted = {process.url or "" for process in _workers(plan)}
         deadline = time.monotonic() + gateway.start_s
         while missing := wanted - await registered(gateway, self._client):
             if time.monotonic() > deadline:
                 raise await self._fleet.failure(
-                    gateway, f"did not register {', '.join(map(str, sorted(missing, key=str)))} "
-                    f"within {gateway.start_s:.0f} s"
-                )  # fmt: skip
+                    gateway,
+                    f"did not register {', '.join(sorted(missing))} within {gateway.start_s:.0f} s",
+                )
             await asyncio.sleep(0.2)
-        self._serving = True
 
-    async def _watch(self) -> None:
-        plan = self._plan
-        assert plan is not None
-        restarting: dict[str, asyncio.Task[None]] = {}
+    async def _watch(self, plan: Plan) -> None:
+        recreating: dict[str, asyncio.Task[None]] = {}
         while True:
             checks = [self._fleet.check(process, self._client) for process in plan.processes]
             await asyncio.gather(*checks)
             for process in plan.processes:
-                own = self._fleet.statuses[process.name]
-                task = restarting.get(process.name)
-                if own.state is ProcessState.DEAD and (task is None or task.done()):
-                    restarting[process.name] = asyncio.create_task(self._recreate(process))
+                task = recreating.get(process.name)
+                dead = self._fleet.statuses[process.name].state is ProcessState.DEAD
+                if dead and (task is None or task.done()):
+                    recreating[process.name] = asyncio.create_task(self._recreate(plan, process))
             with contextlib.suppress(PdcacheError):
                 await self._write_manifest(plan)
-            self._judge()
             await asyncio.sleep(LOOP_S)
 
-    async def _recreate(self, process: Process) -> None:
-        """Start a new incarnation, later each time while it keeps dying."""
+    async def _recreate(self, plan: Plan, process: Process) -> None:
+        """Start a new incarnation, later each time while it keeps dying, and prove it."""
         own = self._fleet.statuses[process.name]
         await asyncio.sleep(BACKOFF_S[min(own.restarts, len(BACKOFF_S) - 1)])
         own.restarts += 1
+
+        async def prove() -> None:
+            async with httpx.AsyncClient(timeout=READMISSION_LIMIT_S, trust_env=False) as client:
+                await prove_again(plan, process, self._fleet.is_healthy, client)
+
         try:
-            await self._fleet.start_and_wait(process, self._client)
+            await self._fleet.start_and_wait(process, self._client, before_admission=prove)
         except PdcacheError as error:
             own.state, own.reason = ProcessState.DEAD, str(error)
+        self._save()
 
     async def _write_manifest(self, plan: Plan) -> None:
         text = manifest_text(plan, self._fleet.statuses)
@@ -200,39 +230,6 @@ class Controller:
             await self._fleet.write_file(plan.role(Role.GATEWAY)[0], plan.manifest, text)
             self._manifest = text
 
-    def _judge(self) -> None:
-        """UP needs the proof and every process healthy."""
-        ill = [
-            own for own in self._fleet.statuses.values() if own.state is not ProcessState.HEALTHY
-        ]
-        if not self._proved:
-            return
-        self._state = ClusterState.DEGRADED if ill else ClusterState.UP
-        self._reasons = [f"{own.name} is {own.state}: {own.reason or 'recovering'}" for own in ill]
-
 
 def _workers(plan: Plan) -> list[Process]:
     return [*plan.role(Role.PREFILL), *plan.role(Role.DECODE)]
-
-
-def _kv() -> Any:
-    from ray.experimental import internal_kv
-
-    return internal_kv
-
-
-def _key(cluster: str) -> bytes:
-    return f"pdcache:{cluster}:desired".encode()
-
-
-def _kv_get(cluster: str) -> bytes | None:
-    value: bytes | None = _kv()._internal_kv_get(_key(cluster))
-    return value
-
-
-def _kv_put(cluster: str, value: bytes) -> None:
-    _kv()._internal_kv_put(_key(cluster), value, overwrite=True)
-
-
-def _kv_del(cluster: str) -> None:
-    _kv()._internal_kv_del(_key(cluster))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -31,63 +32,90 @@ class Fleet:
         self._temp = ""
         self.statuses: dict[str, ProcessStatus] = {}
 
-    def expect(self, plan: Plan) -> None:
-        """Know the processes of a plan, none of them started."""
+    def expect(self, plan: Plan, incarnations: dict[str, int]) -> None:
+        """Know the processes of a plan and how often each was started before."""
         self._temp = plan.temp
         for process in plan.processes:
-            self.statuses.setdefault(
-                process.name, ProcessStatus(process.name, process.role.value, process.url)
+            self.statuses[process.name] = ProcessStatus(
+                process.name,
+                process.role.value,
+                process.url,
+                incarnation=incarnations.get(process.name, 0),
             )
 
-    async def adopt(self) -> None:
-        """Find the actors that are there already, with their processes."""
+    async def adopt(self, *, serving: bool) -> None:
+        """Find the actors that are there already, with their processes.
+
+        Processes of a cluster that served are looked at by the next `check`; those of one that was
+        still starting are waited for by `start_and_wait`.
+        """
         import ray
 
         for name, own in self.statuses.items():
             try:
-                self._actors[name] = ray.get_actor(name)
-                vitals: Vitals = await asyncio.wait_for(
-                    self._actors[name].vitals.remote(), CALL_LIMIT_S
-                )
+                actor = ray.get_actor(name)
+                vitals: Vitals = await asyncio.wait_for(actor.vitals.remote(), CALL_LIMIT_S)
             except (ValueError, ray.exceptions.RayError, TimeoutError):
-                own.state = ProcessState.DEAD
+                own.state = ProcessState.DEAD if own.incarnation else ProcessState.PENDING
                 continue
-            own.state = ProcessState.HEALTHY if vitals.running else ProcessState.DEAD
-            self._take(own, vitals)
+            self._actors[name] = actor
+            if vitals.incarnation:
+                self._take(own, vitals)
+                found = ProcessState.UNHEALTHY if serving else ProcessState.STARTING
+                own.state = found if vitals.running else ProcessState.DEAD
 
-    async def start_and_wait(self, process: Process, client: httpx.AsyncClient) -> None:
-        """Start a new incarnation and wait until it is healthy.
+    def is_healthy(self, process: Process) -> bool:
+        """Whether a process was healthy when it was last looked at."""
+        return self.statuses[process.name].state is ProcessState.HEALTHY
+
+    async def start_and_wait(
+        self,
+        process: Process,
+        client: httpx.AsyncClient,
+        before_admission: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Start a new incarnation and wait until it is healthy; one that runs is waited for only.
+
+        Args:
+            before_admission: awaited between ready and HEALTHY; what it raises is a failed start.
 
         Raises:
             ClusterError: it died, or was not healthy in ``process.start_s``.
         """
         own = self.statuses[process.name]
+        adopted = own.state is ProcessState.STARTING
         own.state, own.reason = ProcessState.STARTING, None
         begin = time.monotonic()
         try:
             actor = await self._actor(process)
-            self._take(own, await self._call(actor.start.remote(own.incarnation + 1)))
-            missing: str | None = "not asked yet"
-            while missing is not None:
-                missing = await ready(process, client)
-                vitals: Vitals = await self._call(actor.vitals.remote())
-                if not vitals.running:
-                    raise await self.failure(
-                        process, f"ended with exit code {vitals.exit_code} during its start"
-                    )
-                if missing is not None and time.monotonic() - begin > process.start_s:
-                    raise await self.failure(
-                        process, f"was not healthy after {process.start_s:.0f} s ({missing})"
-                    )
-                if missing is not None:
-                    own.reason = missing
-                    await asyncio.sleep(POLL_S)
+            if not adopted:
+                self._take(own, await self._call(actor.start.remote(own.incarnation + 1)))
+            await self._wait_ready(process, client, begin)
+            if before_admission is not None:
+                await before_admission()
         except ClusterError as error:
             own.state, own.reason = ProcessState.DEAD, str(error)
             raise
         own.state, own.reason = ProcessState.HEALTHY, None
         own.started_in_s = round(time.monotonic() - begin, 2)
         self._failures[process.name] = 0
+
+    async def _wait_ready(self, process: Process, client: httpx.AsyncClient, begin: float) -> None:
+        own = self.statuses[process.name]
+        while True:
+            missing = own.reason = await ready(process, client)
+            vitals: Vitals = await self._call(self._actors[process.name].vitals.remote())
+            if not vitals.running:
+                raise await self.failure(
+                    process, f"ended with exit code {vitals.exit_code} during its start"
+                )
+            if time.monotonic() - begin > process.start_s:
+                raise await self.failure(
+                    process, f"was not healthy after {process.start_s:.0f} s ({missing})"
+                )
+            if missing is None:
+                return
+            await asyncio.sleep(POLL_S)
 
     async def check(self, process: Process, client: httpx.AsyncClient) -> None:
         """Look after a process that was healthy."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -67,6 +68,9 @@ class Record:
         for folder in (self.temp_dir, self.scratch_dir):
             if folder:
                 shutil.rmtree(folder, ignore_errors=True)
+        if self.scratch_dir:
+            with contextlib.suppress(OSError):  # Another cluster has its folder there.
+                Path(self.scratch_dir).parent.rmdir()
 
 
 def new_id() -> str:

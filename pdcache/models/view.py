@@ -39,8 +39,20 @@ def model_view(reference: str) -> ModelView:
             tokenizer_digest=tokenizer_digest(reference),
         )
     except ModelError as error:
-        return ModelView(
-            str(Path(reference).expanduser()),
-            problem=f"{error.where or reference}: {error.message}",
-            remedy=error.remedy,
-        )
+        return _unusable(reference, error)
+
+
+def tokenizer_view(reference: str) -> ModelView:
+    """The view of a folder that holds a tokenizer only; nothing is raised, as in `model_view`."""
+    try:
+        return ModelView(reference, tokenizer_digest=tokenizer_digest(reference))
+    except ModelError as error:
+        return _unusable(reference, error)
+
+
+def _unusable(reference: str, error: ModelError) -> ModelView:
+    return ModelView(
+        str(Path(reference).expanduser()),
+        problem=f"{error.where or reference}: {error.message}",
+        remedy=error.remedy,
+    )

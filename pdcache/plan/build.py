@@ -98,9 +98,10 @@ def _format(topology: Topology, facts: Facts, role: Role) -> KvFormat:
         settings = resolve(role_settings(topology, Role.PREFILL)) | settings
     view = facts.models.get(model_path(topology, role))
     digest = view.weights_digest if view is not None else model_path(topology, role)
-    name = mooncake.namespace(topology, settings, digest)
+    is_mla = bool(view and view.is_mla)
+    name = mooncake.namespace(topology, settings, digest, is_mla=is_mla)
     served, tp = str(settings["served_model_name"].value), int(settings["tp_size"].value)
-    prefix, suffixes = mooncake.key_parts(name, served, tp, bool(view and view.is_mla))
+    prefix, suffixes = mooncake.key_parts(name, served, tp, is_mla)
     return KvFormat(
         page_size=int(settings["page_size"].value),
         dtype=str(settings["dtype"].value),

@@ -79,7 +79,7 @@ class NodeMemory:
 class KvFormat:
     """All that shapes the bytes and the keys of a page in L3.
 
-    ``key_prefix`` and ``key_suffix`` stand around the page hash in Mooncake's object keys.
+    ``key_prefix`` and ``key_suffixes`` stand around the page hash in Mooncake's object keys.
     """
 
     page_size: int

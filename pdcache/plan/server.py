@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,7 @@ def server_process(
     )
     process = Process(
         name=spot.name, role=spot.role, wave=2, argv=tuple(argv),
-        env=_environment(context, node.address) | worker.env, ports=own_ports,
+        env=_environment(context, node.address, worker.env), ports=own_ports,
         address=node.address, ray_id=node.ray_id, url=f"http://{node.address}:{http}",
         ready_path="/health_generate",
         health_path="/health", health_port=None, gpus=spot.gpus, memory_bytes=size,
@@ -138,7 +139,7 @@ def _settings(
     return settings
 
 
-def _environment(context: ServerContext, address: str) -> dict[str, str]:
+def _environment(context: ServerContext, address: str, own: dict[str, str]) -> dict[str, str]:
     topology = context.topology
     env = {
         "SGLANG_HOST_IP": address,
@@ -154,8 +155,10 @@ def _environment(context: ServerContext, address: str) -> dict[str, str]:
     if topology.device == "cpu":
         env |= sglang_cpu.worker_environment()
         env[sglang_cpu.HOST_RESERVE_ENV] = "0"
-        env["PYTHONPATH"] = str(sglang_cpu.pythonpath_folder())
-    return env
+        # A path of the user's comes after the lane's, which the server cannot do without.
+        paths = [str(sglang_cpu.pythonpath_folder()), own.get("PYTHONPATH", "")]
+        own = own | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return env | own
 
 
 def _port(given: int | None, path: str, index: int, ports: Ports, band: range) -> int:

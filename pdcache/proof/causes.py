@@ -7,8 +7,7 @@ def probable_causes(
     missing_pages: int, storage: int, expected: int, tokens_equal: bool, hop: str
 ) -> tuple[str, ...]:
     """Causes for a failed canary, each with its remedy."""
-    writer, _, reader = hop.partition(" -> ")
-    reader = reader.rpartition(" -> ")[2]
+    *_, writer, _, reader = hop.split(" -> ")
     causes: list[str] = []
     if not tokens_equal:
         causes += [

@@ -22,7 +22,7 @@ async def hops(bench: Bench) -> AsyncIterator[Canary]:
     ring = list(bench.prefills)
     for writer, reader in zip(ring, ring[1:] + ring[:1], strict=True):
         if writer is not reader:
-            yield await between_prefills(bench, writer, reader)
+            yield await between_prefills(bench, writer, reader, bench.decodes[0])
     if bench.plan.mode is Mode.FULL_OFFLOAD:
         for decode in bench.decodes:
             yield await answer_on_hot_prompt(bench, ring[0], decode)
@@ -44,16 +44,33 @@ async def through_the_gateway(bench: Bench) -> Canary:
     )  # fmt: skip
 
 
-async def between_prefills(bench: Bench, writer: Process, reader: Process) -> Canary:
+async def between_prefills(
+    bench: Bench, writer: Process, reader: Process, decode: Process
+) -> Canary:
     """A prompt through one prefill, then through another: it reads what the first wrote."""
     begin = time.monotonic()
-    prompt, decode = bench.prompt(PROMPT_PAGES), bench.decodes[0]
+    prompt = bench.prompt(PROMPT_PAGES)
     await bench.pair(writer, decode, prompt, ANSWER_TOKENS)
     missing = await bench.wait_written(prompt, Role.PREFILL)
     second = await bench.pair(reader, decode, prompt, ANSWER_TOKENS)
     return await _judge(
         bench, "same prompt on another prefill", f"{writer.name} -> L3 -> {reader.name}",
         prompt, second, bench.reusable(prompt, len(prompt)), missing, reader, decode, begin,
+    )  # fmt: skip
+
+
+async def one_answer(bench: Bench, prefill: Process, decode: Process) -> Canary:
+    """A prompt on two workers, twice: the transfer between them works, and L1 serves the second.
+
+    For a worker that has no peer to share with; nothing is asked of L3.
+    """
+    begin = time.monotonic()
+    prompt = bench.prompt(PROMPT_PAGES)
+    await bench.pair(prefill, decode, prompt, ANSWER_TOKENS)
+    second = await bench.pair(prefill, decode, prompt, ANSWER_TOKENS)
+    return await _judge(
+        bench, "same prompt on the same pair", f"{prefill.name} -> L1 -> {prefill.name}",
+        prompt, second, 0, 0, prefill, decode, begin,
     )  # fmt: skip
 
 

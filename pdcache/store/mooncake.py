@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pdcache.topology.schema import Topology
-from pdcache.topology.settings import Settings
+from pdcache.topology.settings import KV_ARGS, Settings
 
 CLIENT_ENV = {
     # SGLang would otherwise freeze for 90 s on a refused and 603 s on a silent master.
@@ -107,18 +107,21 @@ def protocol(topology: Topology) -> str:
     return topology.store.protocol or ("tcp" if topology.device == "cpu" else "rdma")
 
 
-def namespace(topology: Topology, settings: Settings, weights_digest: str) -> str:
+def namespace(
+    topology: Topology, settings: Settings, weights_digest: str, *, is_mla: bool = False
+) -> str:
     """Prefix of every key, from all that shapes the bytes of a page.
 
-    Two workers that would read each other's bytes wrongly get different namespaces, so the worst
-    that can happen between them is a miss.
+    Under MLA a page is the same on every rank, so the TP size is left out. Two workers that would
+    read each other's bytes wrongly get different namespaces, so the worst that can happen between
+    them is a miss.
     """
     if topology.store.namespace is not None:
         return topology.store.namespace
-    shape = {
-        key: settings[key].value
-        for key in ("dtype", "page_size", "tp_size", "hicache_mem_layout", "hicache_io_backend")
-    }
+    keys = ["dtype", "page_size", "hicache_mem_layout", "hicache_io_backend"]
+    keys += [] if is_mla else ["tp_size"]
+    shape = {key: settings[key].value for key in keys}
+    shape |= {key: settings[key].value for key in KV_ARGS if key in settings}
     text = json.dumps([weights_digest, shape], sort_keys=True)
     return "kv" + hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -62,7 +62,7 @@ class ModelView:
 
 @dataclass(frozen=True)
 class Facts:
-    """Nodes, models by the path the YAML gives them, folders, and free ports.
+    """Nodes, models and separate tokenizers by their path in the YAML, folders, and free ports.
 
     ``temp`` is short because sockets live there; ``python`` is the interpreter of the servers.
     """
@@ -73,6 +73,7 @@ class Facts:
     python: str = "python"
     temp: Path = field(default_factory=lambda: Path("/tmp") / f"pdcache-{os.getuid()}")
     models: Mapping[str, ModelView] = field(default_factory=dict)
+    tokenizers: Mapping[str, ModelView] = field(default_factory=dict)
 
 
 def pdcache_home() -> Path:

@@ -46,7 +46,7 @@ def parse_topology(text: str, *, source: str, overrides: Iterable[str] = ()) -> 
     """`load_topology` for text that is already read; ``source`` names it in errors."""
     try:
         data = yaml.safe_load(text)
-        lines = _lines(yaml.compose(text, Loader=yaml.SafeLoader))
+        lines = _lines(yaml.compose(text, Loader=yaml.SafeLoader), source)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{source}:{mark.line + 1}" if mark is not None else source
@@ -61,14 +61,21 @@ def parse_topology(text: str, *, source: str, overrides: Iterable[str] = ()) -> 
             remedy="A topology starts with `name:`, `mode:` and `model:`.",
         )
     for override in overrides:
-        _apply(data, override)
+        path = _apply(data, override)
+        places = {key: f"--set {path}" for key in (path, *lines) if _within(key, path)}
+        lines.update(places)
     try:
         return Topology.model_validate(data)
     except ValidationError as error:
         raise TopologyError(_explain(error, lines, source)) from None
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
+def _within(key: str, path: str) -> bool:
+    return key == path or key.startswith(f"{path}.")
+
+
+def _apply(data: dict[str, Any], override: str) -> str:
+    """Lay one override over the data; returns the dotted path it set."""
     key, equals, value = override.partition("=")
     parts = key.strip().split(".")
     try:
@@ -88,24 +95,26 @@ def _apply(data: dict[str, Any], override: str) -> None:
             raise TopologyError(f"{part} is not a mapping.", where=f"--set {key}")
         node = inner
     node[parts[-1]] = scalar
+    return ".".join(parts)
 
 
-def _lines(node: yaml.Node | None, prefix: str = "") -> dict[str, int]:
-    found: dict[str, int] = {}
+def _lines(node: yaml.Node | None, source: str, prefix: str = "") -> dict[str, str]:
+    """Where each dotted path stands in the file: ``file:line: path``."""
+    found: dict[str, str] = {}
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             path = f"{prefix}.{key.value}" if prefix else str(key.value)
-            found[path] = key.start_mark.line + 1
-            found.update(_lines(value, path))
+            found[path] = f"{source}:{key.start_mark.line + 1}: {path}"
+            found.update(_lines(value, source, path))
     return found
 
 
-def _explain(error: ValidationError, lines: Mapping[str, int], source: str) -> str:
+def _explain(error: ValidationError, places: Mapping[str, str], source: str) -> str:
     texts = []
     for problem in error.errors():
         names = [str(part) for part in problem["loc"]]
         path = ".".join(names)
-        place = f"{source}:{lines[path]}: {path}" if path in lines else f"{source}: {path}"
+        place = places.get(path, f"{source}: {path}")
         if problem["type"] == "extra_forbidden":
             texts.append(f"{place}: unknown key. {_nearest(names)}")
         elif problem["type"] == "missing":

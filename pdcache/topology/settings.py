@@ -19,6 +19,8 @@ CPU_CHUNK_TOKENS = 2048
 CPU_RUNNING_REQUESTS = 8
 CPU_STAGING_RATIO = 0.25
 CUDA_STAGING_GB = 8
+KV_ARGS = ("kv_cache_dtype", "quantization", "json_model_override_args", "revision")
+"""Flags given under ``args`` that change the bytes of a page."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ def role_settings(topology: Topology, role: Role) -> Settings:
     """
     worker = topology.worker(role)
     settings = _common(topology, role, worker)
+    for name, value in worker.args.items():
+        if (key := flag_name(name)) in KV_ARGS:
+            path = f"{role}.args.{name}"
+            settings[key] = Setting(value, "user", f"set in {path}", path)
     if role is Role.PREFILL:
         settings["enable_hierarchical_cache"] = Setting(
             True, "mode", "prefill workers run full HiCache in both modes", "mode"
@@ -60,6 +66,11 @@ def role_settings(topology: Topology, role: Role) -> Settings:
         )
         settings |= _hicache(topology, role, worker)
     return settings
+
+
+def flag_name(name: str) -> str:
+    """``--page-size``, ``page-size`` and ``page_size`` are one flag."""
+    return name.lstrip("-").replace("-", "_")
 
 
 def storage_options(topology: Topology) -> Settings:
@@ -188,6 +199,8 @@ def _common(topology: Topology, role: Role, worker: Worker) -> Settings:
         return Setting(default, origin, reason, path)
 
     cpu = topology.device == "cpu"
+    page = topology.page_size
+    cpu_chunk = max(page, CPU_CHUNK_TOKENS // page * page)
     served = topology.model.served_name
     origin: Origin = "user"
     if served is None:
@@ -244,7 +257,7 @@ def _common(topology: Topology, role: Role, worker: Worker) -> Settings:
         settings["chunked_prefill_size"] = choose(
             "chunked_prefill_size",
             f"{role}.chunked_prefill_size",
-            CPU_CHUNK_TOKENS if cpu else None,
+            cpu_chunk if cpu else None,
             "keeps a long prompt from blocking others",
             "device",
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pdcache.checks.finding import Finding
 from pdcache.checks.rule import Subject, finding, rule
 from pdcache.topology.schema import Mode, Role
-from pdcache.topology.settings import storage_options
+from pdcache.topology.settings import flag_name, storage_options
 
 OWNED = frozenset(
     [
@@ -101,6 +101,30 @@ def mode_flags(subject: Subject) -> Iterable[Finding]:
                 )
 
 
+@rule("no-effect", "a setting that is accepted and does nothing hides what really happens")
+def no_effect(subject: Subject) -> Iterable[Finding]:
+    """No key is set on a role that has no use for it."""
+    decode = subject.topology.decode
+    unused = [
+        f"decode.{key}"
+        for key in ("bootstrap_port", "chunked_prefill_size")
+        if getattr(decode, key) is not None
+    ]
+    unused += [
+        f"decode.hicache.{key}"
+        for key in sorted(decode.hicache.model_fields_set)
+        if key.startswith("prefetch_")
+    ]
+    for path in unused:
+        yield finding(
+            "no-effect",
+            "error",
+            path,
+            "only prefill workers use this; on decode it does nothing.",
+            fix=f"# remove {path}, or set {path.replace('decode', 'prefill', 1)}",
+        )
+
+
 @rule(
     "prefetch-threshold",
     "a hit beyond L1/L2 below the threshold is never loaded; no exported "
@@ -158,8 +182,3 @@ def prefetch_policy(subject: Subject) -> Iterable[Finding]:
             "hits are lost.",
             "wait_complete",
         )
-
-
-def flag_name(name: str) -> str:
-    """``--page-size``, ``page-size`` and ``page_size`` are one flag."""
-    return name.lstrip("-").replace("-", "_")

@@ -8,6 +8,7 @@ from pdcache.checks.budget import model_path
 from pdcache.checks.finding import Finding
 from pdcache.checks.rule import Subject, finding, rule, yaml_at, yaml_text
 from pdcache.topology.schema import Mode, Role
+from pdcache.topology.settings import KV_ARGS
 
 
 def _differs(subject: Subject, key: str) -> tuple[object, object] | None:
@@ -83,6 +84,28 @@ def dtype(subject: Subject) -> Iterable[Finding]:
 
 
 @rule(
+    "kv-args",
+    "flags that change the bytes of a page are in no key "
+    "(sglang 0.5.23 mem_cache/hicache_storage.py)",
+)
+def kv_args(subject: Subject) -> Iterable[Finding]:
+    """``args`` that shape KV are equal on both roles."""
+    for key in KV_ARGS:
+        values = [
+            own[key].value if key in (own := subject.resolved[role]) else None
+            for role in (Role.PREFILL, Role.DECODE)
+        ]
+        if values[0] != values[1]:
+            yield finding(
+                "kv-args",
+                "error",
+                f"decode.args.{key}",
+                f"prefill has {key} {values[0]} and decode {values[1]}; their KV cannot be shared.",
+                values[0],
+            )
+
+
+@rule(
     "served-name",
     "the served model name is part of every L3 key and the name clients use "
     "(sglang 0.5.23 mem_cache/storage/mooncake_store/mooncake_store.py)",
@@ -133,13 +156,21 @@ def model_files(subject: Subject) -> Iterable[Finding]:
     "tokenizer", "another tokenizer makes other tokens of the same text: wrong answers or no hits"
 )
 def tokenizer(subject: Subject) -> Iterable[Finding]:
-    """Both roles have the same tokenizer."""
+    """Both roles have the same tokenizer, and it can be read."""
     digests = {}
+    views = {**subject.facts.tokenizers, **subject.facts.models}
     for role in (Role.PREFILL, Role.DECODE):
-        path = subject.topology.worker(role).tokenizer_path or model_path(subject.topology, role)
-        view = subject.facts.models.get(path)
+        own = subject.topology.worker(role).tokenizer_path
+        path = own or model_path(subject.topology, role)
+        view = views.get(path)
         if view is not None and view.tokenizer_digest:
             digests[role] = (path, view.tokenizer_digest)
+        elif view is not None and own and view.problem:
+            place = f"{role}.tokenizer_path"
+            yield finding(
+                "tokenizer", "error", place, view.problem,
+                fix=f"# remove {place}: the model's own tokenizer is used",
+            )  # fmt: skip
     if len(digests) == 2 and digests[Role.PREFILL][1] != digests[Role.DECODE][1]:
         yield finding(
             "tokenizer",

@@ -51,6 +51,26 @@ class Broken:
 
 
 BROKEN = [
+    Broken(
+        "kv-args",
+        "prefill: {args: {kv-cache-dtype: fp8_e5m2}}",
+        "error",
+        "decode.args.kv_cache_dtype",
+    ),
+    Broken(
+        "no-effect",
+        "decode: {bootstrap_port: 9000}",
+        "error",
+        "decode.bootstrap_port",
+        fixed_by_yaml=False,
+    ),
+    Broken(
+        "no-effect",
+        "decode: {hicache: {prefetch_policy: timeout}}",
+        "error",
+        "decode.hicache.prefetch_policy",
+        fixed_by_yaml=False,
+    ),
     Broken("page-size", "decode: {page_size: 32}", "error", "decode.page_size"),
     Broken(
         "layout",

@@ -179,7 +179,8 @@ def test_what_the_fix_of_too_much_memory_gives_is_never_more_than_before() -> No
 
 
 def test_a_rule_reads_yaml_as_it_stands_in_a_file() -> None:
-    findings = check(parse_topology(BASE + "page_size: 96", source="t.yaml"), world())
+    text = BASE + "page_size: 96\nprefill: {chunked_prefill_size: 2048}"
+    findings = check(parse_topology(text, source="t.yaml"), world())
     assert [(f.rule, f.fix) for f in findings] == [
         ("chunk-size", "prefill:\n  chunked_prefill_size: 2016")
     ]

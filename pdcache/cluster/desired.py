@@ -1,0 +1,55 @@
+"""The desired state, kept in Ray's GCS so that it outlives the controller."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, field
+from typing import Any
+
+from pdcache.plan.process import Plan
+
+
+@dataclass
+class Desired:
+    """What a controller must know to go on where the one before it ended.
+
+    Attributes:
+        proved: result of the last proof; None before the first.
+        doubts: why the last proof failed, or why there was none.
+        serving: the gateway has taken every worker once.
+        incarnations: starts of each process so far.
+    """
+
+    plan: Plan
+    proved: bool | None = None
+    doubts: list[str] = field(default_factory=list)
+    serving: bool = False
+    incarnations: dict[str, int] = field(default_factory=dict)
+
+    def save(self, cluster: str) -> None:
+        """Keep it."""
+        _kv()._internal_kv_put(_key(cluster), pickle.dumps(self), overwrite=True)
+
+
+def load(cluster: str) -> Desired | None:
+    """What was kept, or None."""
+    value: bytes | None = _kv()._internal_kv_get(_key(cluster))
+    if value is None:
+        return None
+    desired: Desired = pickle.loads(value)
+    return desired
+
+
+def forget(cluster: str) -> None:
+    """Remove what was kept."""
+    _kv()._internal_kv_del(_key(cluster))
+
+
+def _kv() -> Any:
+    from ray.experimental import internal_kv
+
+    return internal_kv
+
+
+def _key(cluster: str) -> bytes:
+    return f"pdcache:{cluster}:desired".encode()
