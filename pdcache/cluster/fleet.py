@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -29,12 +30,13 @@ class Fleet:
         self._id = cluster_id
         self._actors: dict[str, Any] = {}
         self._failures: dict[str, int] = {}
-        self._temp = ""
+        self._temp = self._logs = ""
         self.statuses: dict[str, ProcessStatus] = {}
 
     def expect(self, plan: Plan, incarnations: dict[str, int]) -> None:
         """Know the processes of a plan and how often each was started before."""
         self._temp = plan.temp
+        self._logs = str(Path(plan.manifest).parent / "logs")
         for process in plan.processes:
             self.statuses[process.name] = ProcessStatus(
                 process.name,
@@ -196,7 +198,7 @@ class Fleet:
         actor = (
             ray.remote(ProcessActor)
             .options(**options)
-            .remote(self._cluster, self._id, process, self._temp)
+            .remote(self._id, process, self._logs, self._temp)
         )
         try:
             await asyncio.wait_for(actor.vitals.remote(), PLACE_LIMIT_S)

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdcache.cluster.record import CLUSTER_ENV, log_file
+from pdcache.cluster.record import CLUSTER_ENV
 from pdcache.cluster.supervised import SupervisedProcess, tail
 from pdcache.plan.process import Process
 
@@ -27,10 +27,10 @@ class Vitals:
 class ProcessActor:
     """One worker, store, or gateway process on this actor's node."""
 
-    def __init__(self, cluster: str, cluster_id: str, process: Process, temp: str) -> None:
+    def __init__(self, cluster_id: str, process: Process, logs: str, temp: str) -> None:
         self._process = process
         self._id = cluster_id
-        self._log = log_file(cluster, process.name)
+        self._log = Path(logs) / f"{process.name}.log"
         self._temp = temp
         self._supervised: SupervisedProcess | None = None
         self._incarnation = 0

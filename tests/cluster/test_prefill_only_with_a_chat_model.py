@@ -49,7 +49,7 @@ def test_the_model_knows_the_capital_of_france(plan: Plan) -> None:
 @pytest.mark.parametrize("flushed", [False, True], ids=["hot", "flushed"])
 def test_prompts_are_reused_up_to_the_ceiling_of_the_mode(plan: Plan, flushed: bool) -> None:
     turns = dialogue(
-        plan, answer=40, flushed=flushed, turns=3, seed=5 + flushed,
+        plan, answer=24, flushed=flushed, turns=3, seed=5 + flushed,
         prefill_of=lambda turn: plan.role(Role.PREFILL)[turn % 2],
     )  # fmt: skip
     assert_full_reuse(turns)
@@ -58,6 +58,6 @@ def test_prompts_are_reused_up_to_the_ceiling_of_the_mode(plan: Plan, flushed: b
 def test_answers_are_not_reused(plan: Plan) -> None:
     prefill = plan.role(Role.PREFILL)[0]
     turns = dialogue(
-        plan, answer=100, flushed=False, turns=2, seed=8, first=200, prefill_of=lambda turn: prefill
+        plan, answer=70, flushed=False, turns=2, seed=8, first=100, prefill_of=lambda turn: prefill
     )
-    assert turns[1].device + turns[1].host + turns[1].storage == 192
+    assert turns[1].device + turns[1].host + turns[1].storage == 64

@@ -1,4 +1,4 @@
-"""KV outlives the worker that made it: its peer reads all of it from L3.
+"""What is lost when a controller or a prefill worker is killed: nothing.
 
 Last in the folder: it takes a worker out of the shared cluster and waits for it to come back.
 """
@@ -11,6 +11,28 @@ from pdcache.plan import Plan
 from pdcache.topology import Role
 from tests.cluster_tools import Shell, kill, wait_for
 from tests.dialogues import assert_full_reuse, dialogue
+
+
+def test_a_killed_controller_comes_back_and_adopts_its_processes(
+    shell: Shell, full_offload: dict[str, Any]
+) -> None:
+    name = full_offload["name"]
+
+    def controllers() -> list[int]:
+        return [p.pid for p in shell.processes() if "ray::Controller" in " ".join(p.cmdline())]
+
+    before = shell.json("status", name)["workers"]
+    (old,) = controllers()
+    kill(old)
+
+    def is_back() -> bool:
+        return shell.json("status", name)["state"] == "UP" and controllers() not in ([], [old])
+
+    wait_for(is_back, "another controller", limit_s=60)
+    after = shell.json("status", name)["workers"]
+    for old_worker, new_worker in zip(before, after, strict=True):
+        for key in ("name", "pid", "incarnation", "restarts"):
+            assert new_worker[key] == old_worker[key]
 
 
 def test_the_peer_of_a_killed_prefill_still_hits_the_full_ceiling(
