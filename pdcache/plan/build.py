@@ -59,6 +59,7 @@ def build_plan(topology: Topology, facts: Facts) -> Plan:
         formats=formats,
         manifest=str(folder / "workers.json"),
         temp=str(facts.temp / topology.name),
+        python=facts.python,
         store_url=master.url,
         endpoint=endpoint,
         timeouts=topology.timeouts.model_dump(),

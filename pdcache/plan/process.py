@@ -106,6 +106,7 @@ class Plan:
     formats: dict[str, KvFormat]
     manifest: str
     temp: str
+    python: str
     store_url: str | None
     endpoint: str
     timeouts: dict[str, float]

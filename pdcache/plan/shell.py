@@ -16,16 +16,20 @@ LOGS=${{LOGS:-$(mktemp -d)}}
 PIDS=()
 stop() {{
   trap - EXIT INT TERM
-  for pid in "${{PIDS[@]}}"; do kill -TERM -- "-$pid" 2>/dev/null || true; done
-  for pid in "${{PIDS[@]}}"; do
-    for _ in $(seq 120); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
-    kill -KILL -- "-$pid" 2>/dev/null || true
-  done
+  for pid in "${{PIDS[@]}}"; do kill -TERM "$pid" 2>/dev/null || true; done
+  wait "${{PIDS[@]}}" 2>/dev/null || true
   rm -rf {temp} {manifest}
 }}
 trap stop EXIT
 trap 'exit 130' INT TERM
-run() {{ name=$1; shift; setsid "$@" >"$LOGS/$name.log" 2>&1 & PIDS+=($!); }}
+# The supervisor ends a whole process tree and the shared memory it would leave behind.
+SUPERVISOR=$({python} -c 'from pdcache.cluster import supervisor; print(supervisor.__file__)')
+run() {{
+  local name=$1 grace=$2
+  shift 2
+  {python} -S -E "$SUPERVISOR" -1 "$grace" -- "$@" >"$LOGS/$name.log" 2>&1 </dev/null &
+  PIDS+=($!)
+}}
 all_live() {{
   for pid in "${{PIDS[@]}}"; do
     kill -0 "$pid" 2>/dev/null || {{ echo "a process died; logs: $LOGS" >&2; exit 1; }}
@@ -53,10 +57,11 @@ mkdir -p {temp} {manifest_folder}
 
 
 def shell_script(plan: Plan) -> str:
-    """The script: processes wave by wave, each wave waited for; needs bash, curl, setsid."""
+    """The script: processes wave by wave, each wave waited for; needs bash and curl."""
     lines = [
         _HEAD.format(
             name=plan.name,
+            python=shlex.quote(plan.python),
             mode=plan.mode.value,
             temp=shlex.quote(plan.temp),
             manifest=shlex.quote(plan.manifest),
@@ -81,9 +86,12 @@ def shell_script(plan: Plan) -> str:
 def _start(process: Process, devices: str) -> str:
     env = dict(process.env) | ({"CUDA_VISIBLE_DEVICES": devices} if devices else {})
     pairs = [f"{key}={shlex.quote(value)}" for key, value in env.items()]
-    words = ["run", process.name, "env", *pairs, *(shlex.quote(word) for word in process.argv)]
-    return " \\\n  ".join([" ".join(words[:2]), " ".join(words[2 : 3 + len(pairs)]),
-                           " ".join(words[3 + len(pairs) :])])  # fmt: skip
+    lines = [
+        f"run {process.name} {process.grace_s:g}",
+        " ".join(["env", *pairs]),
+        " ".join(shlex.quote(word) for word in process.argv),
+    ]
+    return " \\\n  ".join(lines)
 
 
 def _wait(process: Process) -> str:

@@ -15,11 +15,12 @@ PLANS = pytest.mark.parametrize("name", GOLDEN)
 
 
 def started(script: str) -> dict[str, list[str]]:
-    """The words after `run NAME` of every process that the script starts."""
+    """The words after `run NAME GRACE` of every process that the script starts."""
     found = {}
     for line in script.replace("\\\n", " ").splitlines():
         if line.startswith("run ") and not line.startswith("run ()"):
-            _, name, *words = shlex.split(line)
+            _, name, grace, *words = shlex.split(line)
+            assert float(grace) > 0
             found[name] = words
     return found
 

@@ -50,7 +50,7 @@ def plan(tmp_path: Path) -> Plan:
     chosen = [made.process(name) for name in ("store-master", "decode-0", "gateway")]
     return replace(
         made, processes=tuple(map(listening, chosen)), temp=str(tmp_path / "temp"),
-        manifest=str(tmp_path / "home" / "workers.json"),
+        manifest=str(tmp_path / "home" / "workers.json"), python=sys.executable,
     )  # fmt: skip
 
 
