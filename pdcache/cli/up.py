@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 import time
-from types import FrameType
 from typing import Annotated
 
 import typer
 
 from pdcache.checks import check
 from pdcache.cli.gather import gather
+from pdcache.cli.interrupts import Interrupts
 from pdcache.cli.options import Json, Set, SkipCheck, TopologyFile
 from pdcache.cli.output import err, out, print_findings, print_json
 from pdcache.cli.progress import UpProgress
@@ -18,6 +18,7 @@ from pdcache.cluster.bring_up import bring_up
 from pdcache.cluster.client import ClusterClient, bring_down
 from pdcache.cluster.join import given_nodes, refuse_second, start_local, use_given
 from pdcache.cluster.record import Record
+from pdcache.cluster.states import ClusterStatus
 from pdcache.errors import ProofError
 from pdcache.models import resolve_model
 from pdcache.plan import Plan, build_plan
@@ -65,7 +66,12 @@ def up_command(
     for path in sorted(facts.models):
         resolve_model(path, progress=progress.note)
     # A terminated `up` cleans up as an interrupted one does.
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupts = Interrupts()
+
+    def watch(status: ClusterStatus) -> None:
+        interrupts.check()
+        progress.status(status)
+
     record: Record | None = None
     try:
         progress.step("ray")
@@ -73,7 +79,7 @@ def up_command(
             record = start_local(topology.name, topology.timeouts.ray_s, plan.temp)
         else:
             record = use_given(given[0], plan.temp)
-        client = bring_up(record, plan, limit_s=timeout, on_status=progress.status)
+        client = bring_up(record, plan, limit_s=timeout, on_status=watch)
         proof = _prove(plan, client, progress) if verify else None
     except BaseException:
         progress.stop()
@@ -138,7 +144,3 @@ def _report(
         "[{\"role\":\"user\",\"content\":\"What is the capital of France?\"}]}'",
         highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
