@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from pdcache.cluster.client import ClusterClient, create_controller
 from pdcache.cluster.record import Record
-from pdcache.cluster.states import ClusterState, ClusterStatus, ProcessState
+from pdcache.cluster.states import ClusterStatus, ProcessState
 from pdcache.errors import ClusterError
 from pdcache.plan.process import Plan
 
@@ -30,7 +30,7 @@ def bring_up(
         on_status(status)
         if status.failed is not None:
             raise ClusterError(status.failed, log_tail="\n".join(status.reasons[1:]) or None)
-        if _all_registered(status):
+        if status.serving:
             return client
         if time.monotonic() - begin > limit_s:
             slow = [own.name for own in status.workers if own.state is not ProcessState.HEALTHY]
@@ -40,7 +40,3 @@ def bring_up(
                 remedy="Give more time with --timeout, or look at the logs of those processes.",
             )
         time.sleep(POLL_S)
-
-
-def _all_registered(status: ClusterStatus) -> bool:
-    return status.state is not ClusterState.FAILED and status.serving

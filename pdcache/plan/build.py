@@ -8,7 +8,7 @@ from pathlib import Path
 from pdcache.checks.budget import budget, model_path
 from pdcache.gateway.smg import gateway_argv
 from pdcache.plan.ports import SERVICE_BAND, Ports
-from pdcache.plan.process import KvFormat, NodeMemory, Plan, Process, Provenance
+from pdcache.plan.process import KvFormat, NodeMemory, Plan, Process, Provenance, share
 from pdcache.plan.server import ServerContext, server_process
 from pdcache.store import mooncake
 from pdcache.topology.facts import Facts
@@ -119,13 +119,6 @@ def _format(topology: Topology, facts: Facts, role: Role) -> KvFormat:
 def binary(python: str, name: str) -> str:
     """A program that stands beside the interpreter, as pip installs console scripts."""
     return str(Path(python).parent / name) if os.sep in python else name
-
-
-def share(memory: tuple[NodeMemory, ...], name: str) -> int:
-    """Bytes the budget gives to one process."""
-    return sum(
-        size for node in memory for part, size in node.parts.items() if part.startswith(f"{name} ")
-    )
 
 
 def _store_process(

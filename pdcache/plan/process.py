@@ -132,3 +132,10 @@ class Plan:
         data = asdict(self)
         data["processes"] = [process.as_json() for process in self.processes]
         return {"schema": 1, **data}
+
+
+def share(memory: tuple[NodeMemory, ...], name: str) -> int:
+    """Bytes the budget gives to one process."""
+    return sum(
+        size for node in memory for part, size in node.parts.items() if part.startswith(f"{name} ")
+    )

@@ -9,7 +9,7 @@ from typing import Any
 from pdcache import sglang_cpu
 from pdcache.checks.budget import model_path
 from pdcache.plan.ports import SERVER_BAND, SERVICE_BAND, Ports
-from pdcache.plan.process import NodeMemory, Process, Provenance
+from pdcache.plan.process import NodeMemory, Process, Provenance, share
 from pdcache.sglang.flags import flag, words
 from pdcache.store import mooncake
 from pdcache.topology.facts import Facts
@@ -51,18 +51,13 @@ def server_process(
         provenance[flag(name)] = Provenance(
             setting.value, setting.origin, setting.reason, setting.path
         )
-    size = sum(
-        part_bytes
-        for node_memory in context.memory
-        for part, part_bytes in node_memory.parts.items()
-        if part.startswith(f"{spot.name} ")
-    )
     process = Process(
         name=spot.name, role=spot.role, wave=2, argv=tuple(argv),
         env=_environment(context, node.address, worker.env), ports=own_ports,
         address=node.address, ray_id=node.ray_id, url=f"http://{node.address}:{http}",
         ready_path="/health_generate",
-        health_path="/health", health_port=None, gpus=spot.gpus, memory_bytes=size,
+        health_path="/health", health_port=None, gpus=spot.gpus,
+        memory_bytes=share(context.memory, spot.name),
         grace_s=12.0, start_s=topology.timeouts.worker_s,
     )  # fmt: skip
     return process, provenance
