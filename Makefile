@@ -2,7 +2,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test test-fast lint check clean
+.PHONY: help setup demo test test-fast matrix lint check clean
 
 # More OpenMP threads than free cores make a CPU worker about fifteen times slower.
 OMP_NUM_THREADS ?= 1
@@ -24,6 +24,9 @@ test: setup ## Run all tests (starts real clusters)
 
 test-fast: setup ## Run the unit tests only
 	@$(PYTHON_VENV) -m pytest tests/unit
+
+matrix: setup ## Prove every storage backend, mode and layout (an hour); writes docs/matrix.md
+	@$(PYTHON_VENV) scripts/matrix.py
 
 lint: setup ## Check style, format and types
 	@$(PYTHON_VENV) -m ruff check .

@@ -11,7 +11,7 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +19,31 @@ import typer.main
 from rich.text import Text
 
 from pdcache.checks import RULES, Rule
+from pdcache.checks.failures import KNOWN_FAILURES, KnownFailure
 from pdcache.cli.main import app
 from pdcache.plan import build_plan
 from pdcache.plan.process import Provenance
+from pdcache.store.registry import BACKENDS
+from pdcache.topology import load_topology
 from pdcache.topology.facts import Facts, Node
+from pdcache.topology.hicache import storage_options
 from pdcache.topology.schema import Mode, Topology
-from pdcache.topology.settings import storage_options
+from pdcache.topology.stores import STORES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+TOPOLOGIES = DOCS.parent / "topologies"
 WIDTH = 100
 GENERATED = "<!-- Written by scripts/docs.py; change the code, then run it. -->\n"
 
 DESCRIPTIONS = {
-    "hicache.io_backend": "how KV is copied between L1 and L2",
-    "hicache.write_policy": "when a page of L1 is copied to L2, and so to L3",
-    "hicache.prefetch_policy": "how long a request waits for pages that are read from L3",
-    "hicache.prefetch_timeout_base_s": "prefetch_policy `timeout`: seconds before it gives up",
-    "hicache.prefetch_timeout_per_ki_token_s": "prefetch_policy `timeout`: and for 1024 tokens",
-    "ROLE.tokenizer_path": "tokenizer of another folder than the model's",
-    "ROLE.max_running_requests": "requests a server runs at a time",
-    "ROLE.mem_fraction_static": "share of GPU memory for weights and L1",
     "ROLE.hicache": "the keys of `hicache` for this role alone",
-    "ROLE.env": "environment variables of the servers, laid over pdcache's own",
-    "transfer.backend": "what carries it",
+    "ROLE.kv_events.topic": "ZMQ topic, by which subscribers choose",
     "store.backend": "what holds L3",
-    "store.protocol": "how KV travels to and from the store",
+    "store.client_timeout_s": "of one read or write of 3FS",
+    "store.plugin": "NIXL's plugin",
+    "store.clnt_threadpool_size": "threads of SiMM's client in each rank",
+    "store.class_name": "the class in that module",
+    "nodes.count": "how many nodes",
     "gateway.host": "address the gateway listens on",
     "gateway.port": "port the gateway listens on",
     "gateway.prefill_policy": "how smg picks the prefill worker of a request without a session",
@@ -65,9 +65,17 @@ SECTIONS = {
     "store": "store",
     "gateway": "gateway",
     "memory": "memory",
+    "nodes": "nodes",
+    "traffic": "traffic",
     "timeouts": "timeouts",
 }
-"""Keys of the topology that hold keys; `decode` has those of `prefill`."""
+"""Keys of the topology that have a heading of their own; `decode` has the keys of `prefill`."""
+
+ELSEWHERE = ("ROLE.hicache",)
+"""Sections inside a section whose keys stand under another heading; others stand in its table."""
+
+OF_EVERY_STORE = ("backend", "namespace", "extra")
+"""Keys of `store` whatever its backend."""
 
 PLACE_OF_THE_MACHINE = (
     "--model-path",
@@ -129,14 +137,15 @@ def topology_page() -> str:
         ),
     ]
     for section, prefix in SECTIONS.items():
-        model = _model(schema, schema["properties"][section])
+        if section == "store":
+            parts += _store_parts()
+            continue
+        model = _section(schema, schema["properties"][section])
         title = "`prefill` and `decode`" if prefix == "ROLE" else f"`{section}`"
         parts += [f"## {title}\n", _text(model["description"])]
         if prefix == "ROLE":
             parts.append("`ROLE` stands for `prefill` or `decode`.\n")
-        parts.append(
-            _key_table(key for key in topology_keys() if key.path.startswith(f"{prefix}."))
-        )
+        parts.append(_key_table(_keys(schema, model, f"{prefix}.")))
     parts += [
         "## Defaults by mode and device\n",
         "What a topology that sets nothing but `name`, `mode`, `device` and `model.path` runs "
@@ -151,12 +160,22 @@ def topology_page() -> str:
 
 
 def topology_keys() -> list[Key]:
-    """Every key of the topology, in the order of the schema."""
+    """Every key of the topology, in the order of the schema; those of `store` for each backend."""
     schema = Topology.model_json_schema()
-    found = list(_keys(schema, schema, ""))
+    found = list(_keys(schema, schema, "", within=False))
     for section, prefix in SECTIONS.items():
-        found += _keys(schema, _model(schema, schema["properties"][section]), f"{prefix}.")
+        if section == "store":
+            found += [key for backend in STORES for key in store_keys(backend)]
+        else:
+            model = _section(schema, schema["properties"][section])
+            found += _keys(schema, model, f"{prefix}.")
     return found
+
+
+def store_keys(backend: str) -> list[Key]:
+    """The keys of `store` with a backend."""
+    schema = STORES[backend].model_json_schema()
+    return list(_keys(schema, schema, "store."))
 
 
 def rules_page() -> str:
@@ -174,6 +193,15 @@ def rules_page() -> str:
             _text(inspect.getdoc(rule.apply) or ""),
             f"* Why: {rule.why}.\n* Severity: {' or '.join(severities(rule))}.\n",
         ]
+    parts += [
+        "## Failures that were reported as silent\n",
+        "Numbers are issues of the projects named. A canary is a part of the proof that `up` and "
+        "`verify` run (see [verifying](verifying.md)).\n",
+        _table(
+            ("reported", "what happens", "caught by"),
+            [(one.reported, one.symptom, _catchers(one)) for one in KNOWN_FAILURES],
+        ),
+    ]
     return "\n".join(parts)
 
 
@@ -201,8 +229,39 @@ def cli_page() -> str:
     return "\n".join(parts)
 
 
+def backends_page() -> str:
+    """What each storage backend is, needs, and can do."""
+    parts = [
+        GENERATED,
+        "# Storage backends\n",
+        "What holds for each backend of SGLang 0.5.23 that a topology can name. The keys are in "
+        "[topology.md](topology.md), what was proved on real clusters in [matrix.md](matrix.md). "
+        "SGLang's keys hold neither weights nor layout nor dtype, so pdcache derives a namespace "
+        "from all that shapes a page and puts it where the backend takes it.\n",
+    ]
+    for name, backend in BACKENDS.items():
+        traits = backend.traits
+        files = [path.name for path in sorted(TOPOLOGIES.glob("*.yaml")) if _uses(path, name)]
+        rows = [
+            ("processes started", traits.processes),
+            ("shared by its workers", traits.sharing),
+            ("pages without a copy", _words(traits.zero_copy) or "no layout"),
+            ("pages with a copy", _words(traits.copied) or "no layout"),
+            ("MLA models", "yes" if traits.mla else "no"),
+            ("pipeline stages", "yes" if traits.stages else "no: its keys do not tell them apart"),
+            ("namespace", traits.isolation),
+            ("it serves when", traits.health),
+            ("packages on workers", _words(traits.packages) or "none beside SGLang"),
+            ("topologies", _words(files)),
+        ]
+        doc = inspect.getdoc(STORES[name]) or ""
+        parts += [f"## `{name}`\n", _text(doc), _table(("what", "answer"), rows)]
+    return "\n".join(parts)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "topology.md": topology_page,
+    "backends.md": backends_page,
     "rules.md": rules_page,
     "cli.md": cli_page,
 }
@@ -220,18 +279,57 @@ def _help(command: Any, parent: Any, name: str) -> str:
     return "\n".join(["```text", *lines, "```\n"])
 
 
-def _keys(schema: dict[str, Any], model: dict[str, Any], prefix: str) -> Iterator[Key]:
+def _store_parts() -> list[str]:
+    """The section of the store: what all backends share, then a table for each."""
+    every = [f"store.{name}" for name in OF_EVERY_STORE]
+    keys = {key.path: key for key in store_keys("mooncake")}
+    keys["store.backend"] = replace(keys["store.backend"], type=_words(STORES))
+    shared = [keys[path] for path in every]
+    parts = [
+        "## `store`\n",
+        "L3, the store that all workers share. Each backend has keys of its own beside these.\n",
+        _key_table(shared),
+        "What each backend is and needs is in [backends.md](backends.md).\n",
+    ]
+    for backend, model in STORES.items():
+        parts += [
+            f"### `backend: {backend}`\n",
+            _text(model.__doc__ or ""),
+            _key_table(key for key in store_keys(backend) if key.path not in every),
+        ]
+    return parts
+
+
+def _uses(path: Path, backend: str) -> bool:
+    return load_topology(path).store.backend == backend
+
+
+def _catchers(failure: KnownFailure) -> str:
+    rules = [f"rule [`{name}`](#{name})" for name in failure.rules]
+    canary = [f"canary *{failure.canary}*"] if failure.canary else []
+    return "; ".join([*rules, *canary, *filter(None, [failure.otherwise])])
+
+
+def _words(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _keys(
+    schema: dict[str, Any], model: dict[str, Any], prefix: str, *, within: bool = True
+) -> Iterator[Key]:
+    """Keys of a section, and `within` it those of sections that have no heading of their own."""
     required = model.get("required", [])
     for name, field in model["properties"].items():
         path = prefix + name
-        nested = _model(schema, field)
-        is_section = nested is not None and "properties" in nested
+        section = _section(schema, field)
         yield Key(
             path,
-            "keys" if is_section else _type(schema, field),
-            "required" if name in required else _default(field, is_section),
+            "keys" if section else _type(schema, field),
+            "required" if name in required else _default(field, section is not None),
             field.get("description") or DESCRIPTIONS.get(path, ""),
         )
+        if section and within and path not in ELSEWHERE:
+            yield from _keys(schema, section, f"{path}.")
 
 
 def _model(schema: dict[str, Any], field: dict[str, Any]) -> Any:
@@ -239,7 +337,15 @@ def _model(schema: dict[str, Any], field: dict[str, Any]) -> Any:
     return schema["$defs"][reference.rpartition("/")[2]] if reference else None
 
 
+def _section(schema: dict[str, Any], field: dict[str, Any]) -> Any:
+    """What a field holds when it holds keys, also when it may be left out."""
+    models = [_model(schema, one) for one in (field, *field.get("anyOf", []))]
+    return next((model for model in models if model and "properties" in model), None)
+
+
 def _type(schema: dict[str, Any], field: dict[str, Any]) -> str:
+    if "oneOf" in field:
+        return "keys"
     if "$ref" in field:
         return _type(schema, _model(schema, field))
     if "anyOf" in field:
@@ -250,7 +356,8 @@ def _type(schema: dict[str, Any], field: dict[str, Any]) -> str:
     if "const" in field:
         return f"`{field['const']}`"
     if field.get("type") == "object":
-        return f"mapping to {_type(schema, field['additionalProperties'])}"
+        values = field["additionalProperties"]
+        return "mapping" if values is True else f"mapping to {_type(schema, values)}"
     name = {"integer": "int", "number": "number", "string": "text", "boolean": "bool"}
     bounds = {
         "minimum": "≥ {}", "maximum": "≤ {}", "exclusiveMinimum": "> {}", "exclusiveMaximum": "< {}"
@@ -260,7 +367,7 @@ def _type(schema: dict[str, Any], field: dict[str, Any]) -> str:
 
 
 def _default(field: dict[str, Any], is_section: bool) -> str:
-    if is_section:
+    if is_section and "default" not in field:
         return ""
     value = field.get("default", {})
     if value is None:

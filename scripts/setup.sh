@@ -129,6 +129,28 @@ from sglang.srt.mem_cache.cpp_utils.native_hash import get_native_hash
 get_native_hash([1, 2, 3, 4], None, 4)'
 }
 
+# etcd elects the leading Mooncake master (topologies/mooncake_ha.yaml). Debian's package would start
+# a service of its own, so only the program is taken out of it.
+fetch_etcd() {
+    local folder
+    if command -v etcd >/dev/null; then
+        ln -sf "$(command -v etcd)" "$venv/bin/etcd"
+        return
+    fi
+    folder=$(mktemp -d)
+    (
+        cd "$folder"
+        if ((EUID == 0)); then
+            chown -f _apt . || true
+            apt-get update -qq
+        fi
+        apt-get download -qq etcd-server
+        dpkg -x etcd-server_*.deb .
+        install -m 755 usr/bin/etcd "$venv/bin/etcd"
+    )
+    rm -rf "$folder"
+}
+
 make_model() {
     "$venv/bin/python" -c '
 from pdcache.models import resolve_model
@@ -164,6 +186,11 @@ step "linters and test runner (requirements/dev.txt)" \
 step "pdcache itself" pip_install --no-deps --no-build-isolation -e .
 step "byte code" compile_bytecode
 step "SGLang's page-hash extension (compiled once)" build_page_hash
+if command -v etcd >/dev/null || command -v apt-get >/dev/null; then
+    step "etcd (for several Mooncake masters)" fetch_etcd
+else
+    say "  etcd is not here: topologies/mooncake_ha.yaml will need it on the PATH"
+fi
 step "built-in model smollm2-135m (converted once)" make_model
 printf '%s\n' "$wanted" >"$stamp"
 say "Ready in $((SECONDS - began)) s. Commands are in .venv/bin; \`make help\` lists what to do next."

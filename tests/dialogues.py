@@ -17,7 +17,7 @@ from pdcache.plan import Plan, Process
 from pdcache.sglang import admin
 from pdcache.sglang.generate import Pair, on_pair, request_body
 from pdcache.sglang.page_keys import object_keys, page_hashes
-from pdcache.store.mooncake_http import wait_present
+from pdcache.store.presence import wait_present
 from pdcache.topology import Mode, Role
 from tests.cluster_tools import Shell
 
@@ -120,8 +120,7 @@ async def _written(client: httpx.AsyncClient, plan: Plan, tokens: list[int], ful
         key for digest in page_hashes(tokens, shape.page_size)
         for key in object_keys(digest, shape)
     ]  # fmt: skip
-    assert plan.store_url is not None
-    missing = await wait_present(client, plan.store_url, keys, limit_s=20)
+    missing = await wait_present(client, plan.store, keys, limit_s=20, ranks=shape.key_ranks)
     assert not missing, f"{len(missing)} of {len(keys)} objects never reached the store"
 
 

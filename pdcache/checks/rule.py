@@ -10,8 +10,10 @@ import yaml
 
 from pdcache.checks.finding import Finding, Severity
 from pdcache.topology.facts import Facts
-from pdcache.topology.schema import Role, Topology
-from pdcache.topology.settings import Settings, resolve, role_settings
+from pdcache.topology.schema import WORKER_ROLES, Role, Topology
+from pdcache.topology.setting import Settings
+from pdcache.topology.settings import role_settings
+from pdcache.topology.switches import resolve
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,8 @@ class Subject:
     @staticmethod
     def of(topology: Topology, facts: Facts) -> Subject:
         """Work out the settings of both worker roles once for all rules."""
-        asked = {role: role_settings(topology, role) for role in (Role.PREFILL, Role.DECODE)}
-        storage = topology.store.backend
-        resolved = {role: resolve(own, storage=storage) for role, own in asked.items()}
+        asked = {role: role_settings(topology, role) for role in WORKER_ROLES}
+        resolved = {role: resolve(own) for role, own in asked.items()}
         return Subject(topology, facts, asked, resolved)
 
 

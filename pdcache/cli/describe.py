@@ -1,24 +1,28 @@
-"""``check`` and ``plan``: what is wrong with a topology, and exactly what it would run."""
+"""``check``, ``explain``, ``schema``: what is wrong with a topology, why, what it may hold."""
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from pdcache.checks import check
+from pdcache.checks import RULES, check
 from pdcache.cli.gather import gather
-from pdcache.cli.options import Json, Set, SkipCheck, TopologyFile
-from pdcache.cli.output import err, out, print_findings, print_json
-from pdcache.plan import Plan, build_plan
-from pdcache.plan.shell import shell_script
-from pdcache.topology import load_topology
+from pdcache.cli.options import Here, Json, Set, SkipCheck, TopologyFile
+from pdcache.cli.output import out, print_findings, print_json
+from pdcache.errors import TopologyError
+from pdcache.topology import Topology, load_topology
+from pdcache.topology.facts import local_node
 
 
 def check_command(
-    file: TopologyFile, set_: Set = None, skip_check: SkipCheck = None, json: Json = False
+    file: TopologyFile,
+    set_: Set = None,
+    skip_check: SkipCheck = None,
+    here: Here = False,
+    json: Json = False,
 ) -> None:
     """Find mistakes before anything starts: silent misses, silent wrong KV, too little memory.
 
@@ -27,7 +31,8 @@ def check_command(
     Example: pdcache check topologies/full_offload.yaml --set decode.hicache.io_backend=kernel
     """
     topology = load_topology(file, set_ or ())
-    findings = check(topology, gather(topology), skip=skip_check or ())
+    facts = gather(topology, nodes=(local_node(),) if here else None)
+    findings = check(topology, facts, skip=skip_check or ())
     if json:
         print_json({"schema": 1, "findings": [finding.as_json() for finding in findings]})
     else:
@@ -38,59 +43,40 @@ def check_command(
         raise typer.Exit(1)
 
 
-def plan_command(
-    file: TopologyFile,
-    set_: Set = None,
-    skip_check: SkipCheck = None,
+def explain_command(
+    rule: Annotated[
+        str | None, typer.Argument(metavar="[RULE]", help="A rule's id; unset: list them all.")
+    ] = None,
     json: Json = False,
-    shell: Annotated[
-        bool, typer.Option("--shell", help="Print a script that runs the plan by hand.")
-    ] = False,
 ) -> None:
-    """Show the exact processes `up` would run: argv, env, ports, memory, and why each flag is so.
+    """Say what a rule of `check` asks for, and what would happen without it.
 
-    Starts nothing; needs no Ray and no GPU.
-
-    Example: pdcache plan topologies/full_offload.yaml --shell > run.sh && bash run.sh
+    Example: pdcache explain prefetch-threshold
     """
-    topology = load_topology(file, set_ or ())
-    # A plan may be shown while its ports are in use, by the cluster itself for example.
-    facts = gather(topology, port_free=lambda port: True)
-    findings = check(topology, facts, skip=skip_check or ())
-    plan = build_plan(topology, facts)
+    if rule is not None and rule not in RULES:
+        close = difflib.get_close_matches(rule, RULES, n=1, cutoff=0.4)
+        raise TopologyError(
+            f"there is no rule named {rule}.",
+            remedy=f"Did you mean {close[0]}?" if close else f"Rules: {', '.join(RULES)}.",
+        )
+    chosen = [RULES[rule]] if rule is not None else list(RULES.values())
+    texts = {one.id: inspect.getdoc(one.apply) or "" for one in chosen}
     if json:
-        print_json(plan.as_json())
-    elif shell:
-        typer.echo(shell_script(plan))
+        rows = [{"rule": one.id, "asks": texts[one.id], "why": one.why} for one in chosen]
+        print_json({"schema": 1, "rules": rows})
+    elif rule is None:
+        width = max(map(len, texts))
+        for name, text in texts.items():
+            out.print(f"[bold]{name:{width}s}[/]  {text}", highlight=False)
     else:
-        print_plan(plan)
-    print_findings(findings, err)
+        out.print(f"[bold]{rule}[/]: {texts[rule]}\nWhy: {chosen[0].why}.", highlight=False)
 
 
-def print_plan(plan: Plan) -> None:
-    """The plan for a person to read."""
-    for process in plan.processes:
-        place = process.url or f"{process.address}:{process.health_port}"
-        out.print(f"\n[bold]{process.name}[/]  {process.role.value}  {place}", highlight=False)
-        origins = plan.provenance.get(process.name)
-        if origins is None:
-            out.print(f"  {escape(' '.join(process.argv))}", highlight=False)
-            continue
-        table = Table(show_header=True, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for column in ("  flag", "value", "from", "why"):
-            table.add_column(column, overflow="fold")
-        for flag, origin in origins.items():
-            value = "" if origin.value is True else str(origin.value)
-            table.add_row(f"  {flag}", escape(value), origin.origin, escape(origin.reason))
-        out.print(table)
-        out.print(
-            "  env " + escape(" ".join(f"{k}={v}" for k, v in process.env.items())), style="dim",
-            highlight=False,
-        )  # fmt: skip
-    for node in plan.memory:
-        out.print(
-            f"\n[bold]memory[/] node {node.node}: {node.needed_bytes / 1e9:.1f} GB of "
-            f"{node.available_bytes / 1e9:.1f} GB", highlight=False,
-        )  # fmt: skip
-        for part, size in node.parts.items():
-            out.print(f"  {part:32s} {size / 1e9:7.2f} GB", highlight=False)
+def schema_command() -> None:
+    """Print the JSON Schema of the topology, for editors that complete and check YAML.
+
+    Example: pdcache schema > topology.schema.json, and in the YAML's first line:
+    # yaml-language-server: $schema=topology.schema.json
+    """
+    draft = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    print_json(draft | Topology.model_json_schema())

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pdcache import __version__
-from pdcache.cli import clusters, describe, doctor, replay, up, verify
+from pdcache.cli import clusters, describe, doctor, plan, replay, up, verify
 from pdcache.cli.output import fail
 from pdcache.errors import PdcacheError
 from pdcache.topology.facts import pdcache_home
@@ -25,7 +25,7 @@ app = typer.Typer(
     epilog="Start here: [bold]pdcache up topologies/full_offload.yaml[/]",
 )
 app.command("check")(describe.check_command)
-app.command("plan")(describe.plan_command)
+app.command("plan")(plan.plan_command)
 app.command("up")(up.up_command)
 app.command("status")(clusters.status_command)
 app.command("logs")(clusters.logs_command)
@@ -33,6 +33,8 @@ app.command("verify")(verify.verify_command)
 app.command("down")(clusters.down_command)
 app.command("replay")(replay.replay_command)
 app.command("compare")(replay.compare_command)
+app.command("explain")(describe.explain_command)
+app.command("schema")(describe.schema_command)
 app.command("doctor")(doctor.doctor_command)
 
 

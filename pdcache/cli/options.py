@@ -11,6 +11,10 @@ TopologyFile = Annotated[Path, typer.Argument(metavar="FILE", help="Topology in 
 ClusterName = Annotated[
     str | None, typer.Argument(metavar="[NAME]", help="Cluster; may be left out if only one is up.")
 ]
+Here = Annotated[
+    bool,
+    typer.Option("--here", help="Take this machine, not the nodes that the topology is meant for."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Set = Annotated[
     list[str] | None,

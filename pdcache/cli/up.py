@@ -13,6 +13,7 @@ from pdcache.cli.gather import gather
 from pdcache.cli.interrupts import Interrupts
 from pdcache.cli.options import Json, Set, SkipCheck, TopologyFile
 from pdcache.cli.output import err, out, print_findings, print_json
+from pdcache.cli.plan import print_differences
 from pdcache.cli.progress import UpProgress
 from pdcache.cluster.bring_up import bring_up
 from pdcache.cluster.client import ClusterClient, bring_down
@@ -22,9 +23,12 @@ from pdcache.cluster.states import ClusterStatus
 from pdcache.errors import ProofError
 from pdcache.models import resolve_model
 from pdcache.plan import Plan, build_plan
+from pdcache.plan.difference import Difference
+from pdcache.plan.lock import changes, locked_topology, read_lock
 from pdcache.proof import Proof, prove
 from pdcache.proof.table import proof_table
 from pdcache.topology import Topology, load_topology
+from pdcache.topology.facts import local_node
 
 
 def up_command(
@@ -38,6 +42,10 @@ def up_command(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Prove reuse before saying UP.")
     ] = True,
+    locked: Annotated[
+        bool,
+        typer.Option("--locked", help="FILE is a lock file: refuse to start anything but that."),
+    ] = False,
     set_: Set = None,
     skip_check: SkipCheck = None,
     json: Json = False,
@@ -47,14 +55,23 @@ def up_command(
     Uses the Ray cluster of RAY_ADDRESS, or starts a local head. Ctrl-C leaves nothing behind.
 
     Example: pdcache up topologies/full_offload.yaml --set gateway.port=9000
+
+    Example: pdcache plan FILE --lock cluster.lock && pdcache up --locked cluster.lock
     """
     overrides = [*(set_ or ()), *([f"name={name}"] if name else [])]
-    topology = load_topology(file, overrides)
+    lock = read_lock(file) if locked else None
+    if lock is not None and overrides:
+        raise typer.BadParameter("a locked topology is taken as it is.", param_hint="--set, --name")
+    topology = load_topology(file, overrides) if lock is None else locked_topology(lock, file)
     refuse_second(topology.name)
     begin = time.monotonic()
     progress = UpProgress(topology.name)
     given = given_nodes(topology.name, min(topology.timeouts.ray_s, timeout))
-    facts = gather(topology, nodes=given[1] if given else None)
+    facts = gather(
+        topology,
+        nodes=given[1] if given else (local_node(),),
+        code=lock["code"] if lock is not None else None,
+    )
     progress.step("check")
     findings = check(topology, facts, skip=skip_check or ())
     print_findings(findings, err)
@@ -63,6 +80,8 @@ def up_command(
         err.print("[red]error[/] the topology cannot run here; nothing was started.")
         raise typer.Exit(1)
     plan = build_plan(topology, facts)
+    if lock is not None:
+        _refuse_changes(changes(lock, plan, facts))
     for path in sorted(facts.models):
         resolve_model(path, progress=progress.note)
     # A terminated `up` cleans up as an interrupted one does.
@@ -89,6 +108,18 @@ def up_command(
         raise
     progress.stop()
     _report(topology, plan, proof, client, time.monotonic() - begin, json)
+
+
+def _refuse_changes(found: list[Difference]) -> None:
+    """Exit 1 when anything differs from the lock."""
+    if not found:
+        return
+    print_differences(found)
+    err.print(
+        "[red]error[/] this is not what was locked; nothing was started. Install what the lock "
+        "names, or lock anew with `pdcache plan FILE --lock LOCK`."
+    )
+    raise typer.Exit(1)
 
 
 def _prove(plan: Plan, client: ClusterClient, progress: UpProgress) -> Proof:

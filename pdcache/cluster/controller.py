@@ -21,7 +21,8 @@ from pdcache.cluster.readmission import prove_again
 from pdcache.cluster.states import ClusterState, ClusterStatus, ProcessState
 from pdcache.errors import ClusterError, PdcacheError
 from pdcache.plan.process import Plan, Process
-from pdcache.store.mooncake_http import healthy
+from pdcache.store.backend import STORE_CLIENT_WAVE
+from pdcache.store.health import healthy
 from pdcache.topology.schema import Role
 
 CONTROLLER = "controller"
@@ -148,7 +149,7 @@ class Controller:
         """
         for wave in sorted({process.wave for process in plan.processes}):
             members = [process for process in plan.processes if process.wave == wave]
-            if any(process.role in (Role.PREFILL, Role.DECODE) for process in members):
+            if wave >= STORE_CLIENT_WAVE:
                 await self._wait_store(plan)
             if any(process.role is Role.GATEWAY for process in members):
                 await self._write_manifest(plan)
@@ -166,18 +167,15 @@ class Controller:
         await self._wait_registered(plan)
 
     async def _wait_store(self, plan: Plan) -> None:
-        """The store answers before any worker is pointed at it: SGLang freezes on a bad one."""
-        if plan.store_url is None:
-            return
+        """The store answers before any client is pointed at it: SGLang freezes on a bad one."""
         deadline = time.monotonic() + plan.timeouts["store_s"]
-        while (ill := await healthy(self._client, plan.store_url)) is not None:
+        while (ill := await healthy(self._client, plan.store)) is not None:
             if time.monotonic() > deadline:
                 raise ClusterError(
-                    f"the store's master did not answer within {plan.timeouts['store_s']:.0f} s "
-                    f"({ill}).",
-                    where="store.master",
-                    remedy="Start it, or correct store.master and store.metrics_port; no worker "
-                    "was pointed at it.",
+                    f"the {plan.store.backend} store did not answer within "
+                    f"{plan.timeouts['store_s']:.0f} s ({ill}).",
+                    where=plan.store.where,
+                    remedy=f"Start it, or correct {plan.store.where}; no worker was pointed at it.",
                 )
             await asyncio.sleep(0.2)
 
@@ -199,6 +197,7 @@ class Controller:
         while True:
             checks = [self._fleet.check(process, self._client) for process in plan.processes]
             await asyncio.gather(*checks)
+            await self._stop_torn_servers(plan)
             for process in plan.processes:
                 task = recreating.get(process.name)
                 dead = self._fleet.statuses[process.name].state is ProcessState.DEAD
@@ -208,13 +207,29 @@ class Controller:
                 await self._write_manifest(plan)
             await asyncio.sleep(LOOP_S)
 
+    async def _stop_torn_servers(self, plan: Plan) -> None:
+        """A server that lost one of its nodes cannot go on: its other parts end too."""
+        spanning = {process.server for process in plan.processes if process.rank}
+        torn = {
+            process.server
+            for process in plan.processes
+            if process.server in spanning
+            and self._fleet.statuses[process.name].state is ProcessState.DEAD
+        }
+        for process in plan.processes:
+            if process.server in torn:
+                await self._fleet.end(process)
+
     async def _recreate(self, plan: Plan, process: Process) -> None:
         """Start a new incarnation, later each time while it keeps dying, and prove it."""
         own = self._fleet.statuses[process.name]
-        await asyncio.sleep(BACKOFF_S[min(own.restarts, len(BACKOFF_S) - 1)])
+        backoff = BACKOFF_S[min(own.restarts, len(BACKOFF_S) - 1)]
+        await asyncio.sleep(max(backoff, process.restart_after_s))
         own.restarts += 1
 
         async def prove() -> None:
+            if process.rank:
+                return
             async with httpx.AsyncClient(timeout=READMISSION_LIMIT_S, trust_env=False) as client:
                 await prove_again(plan, process, self._fleet.is_healthy, client)
 

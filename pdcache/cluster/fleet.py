@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -142,6 +143,15 @@ class Fleet:
             own.state, own.reason = ProcessState.HEALTHY, None
         elif count >= UNHEALTHY_AFTER:
             own.state, own.reason = ProcessState.UNHEALTHY, missing
+
+    async def end(self, process: Process) -> None:
+        """End a process that runs; it is then DEAD and can be started again."""
+        own = self.statuses[process.name]
+        if own.state not in (ProcessState.HEALTHY, ProcessState.UNHEALTHY):
+            return
+        with contextlib.suppress(ClusterError):
+            await self._call(self._actors[process.name].stop.remote())
+        own.state, own.reason = ProcessState.DEAD, "ended with another part of its server"
 
     async def write_file(self, process: Process, path: str, text: str) -> None:
         """Write a file on the node of a process.

@@ -39,12 +39,16 @@ class ProcessActor:
         """Start the process; the log of the incarnation before is kept as ``.previous``.
 
         Raises:
-            ClusterError: the command cannot be started at all.
+            ClusterError: the command cannot be started, or a folder or file cannot be made.
         """
         self.stop()
         Path(self._temp).mkdir(parents=True, exist_ok=True, mode=0o700)
         if self._log.exists():
             self._log.replace(self._log.with_suffix(".previous.log"))
+        for folder in self._process.folders:
+            Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+        for path, text in self._process.files.items():
+            self.write_file(path, text)
         self._incarnation = incarnation
         self._supervised = SupervisedProcess(
             self._process.argv,

@@ -20,6 +20,13 @@ def count_parameters(config: Mapping[str, Any]) -> int:
     return embeddings + norms + layers * _attention(config, hidden) + _all_mlps(config, hidden)
 
 
+def count_experts(config: Mapping[str, Any]) -> int:
+    """Parameters of all routed experts together; 0 for a dense model."""
+    dense_layers = int(config.get("first_k_dense_replace") or 0)
+    layers = int(config["num_hidden_layers"]) - dense_layers
+    return layers * _experts(config) * _expert(config)
+
+
 def _attention(config: Mapping[str, Any], hidden: int) -> int:
     heads = int(config["num_attention_heads"])
     if kv_rank := config.get("kv_lora_rank"):
@@ -38,17 +45,18 @@ def _attention(config: Mapping[str, Any], hidden: int) -> int:
 def _all_mlps(config: Mapping[str, Any], hidden: int) -> int:
     layers = int(config["num_hidden_layers"])
     dense = 3 * hidden * int(config.get("intermediate_size") or 4 * hidden)
-    experts = next(
-        (
-            int(config[key])
-            for key in ("n_routed_experts", "num_local_experts", "num_experts")
-            if config.get(key)
-        ),
-        0,
-    )
-    if not experts:
+    if not _experts(config):
         return layers * dense
-    inner = config.get("moe_intermediate_size") or config.get("intermediate_size")
-    experts += int(config.get("n_shared_experts") or 0)
     dense_layers = int(config.get("first_k_dense_replace") or 0)
-    return dense_layers * dense + (layers - dense_layers) * experts * 3 * hidden * int(inner or 0)
+    shared = int(config.get("n_shared_experts") or 0) * _expert(config)
+    return dense_layers * dense + (layers - dense_layers) * shared + count_experts(config)
+
+
+def _experts(config: Mapping[str, Any]) -> int:
+    keys = ("n_routed_experts", "num_local_experts", "num_experts")
+    return next((int(config[key]) for key in keys if config.get(key)), 0)
+
+
+def _expert(config: Mapping[str, Any]) -> int:
+    inner = config.get("moe_intermediate_size") or config.get("intermediate_size")
+    return 3 * int(config["hidden_size"]) * int(inner or 0)

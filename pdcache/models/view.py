@@ -9,6 +9,7 @@ from pdcache.models.builtin import BUILTIN_MODELS
 from pdcache.models.cache import model_folder
 from pdcache.models.digests import tokenizer_digest, weights_digest
 from pdcache.models.facts import model_facts
+from pdcache.models.hub import hub_snapshot
 from pdcache.models.reference import Kind, kind_of
 from pdcache.models.resolve import resolve_model
 from pdcache.topology.facts import ModelView
@@ -18,7 +19,7 @@ def model_view(reference: str) -> ModelView:
     """The view of one model; a model that cannot be used has ``problem`` set, nothing is raised.
 
     A built-in model is described before it is made. A hub model that is not on this machine has
-    its id for digests and zeros for sizes.
+    its id for digests; its sizes are those that pdcache ships, else zeros.
     """
     try:
         kind = kind_of(reference)
@@ -26,6 +27,7 @@ def model_view(reference: str) -> ModelView:
             path = str(model_folder(BUILTIN_MODELS[reference]))
         else:
             path = resolve_model(reference)
+        absent = kind is Kind.HUB and hub_snapshot(reference) is None
         facts = model_facts(reference)
         if facts is None:
             return ModelView(path, weights_digest=reference, tokenizer_digest=reference)
@@ -35,8 +37,11 @@ def model_view(reference: str) -> ModelView:
             parameters=facts.parameters,
             max_positions=facts.max_positions,
             is_mla=facts.is_mla,
-            weights_digest=weights_digest(reference),
-            tokenizer_digest=tokenizer_digest(reference),
+            weights_digest=reference if absent else weights_digest(reference),
+            tokenizer_digest=reference if absent else tokenizer_digest(reference),
+            kv_layers=facts.kv_layers,
+            weight_bytes=facts.weight_bytes,
+            known=absent,
         )
     except ModelError as error:
         return _unusable(reference, error)

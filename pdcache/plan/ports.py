@@ -43,6 +43,10 @@ class Ports:
         self._taken.add(port)
         return port
 
+    def service(self) -> int:
+        """The first free port for a service."""
+        return self.choose(SERVICE_BAND)
+
     def choose(self, band: range) -> int:
         """The first free port of a band.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pdcache.store.backend import StoreAccess
 from pdcache.topology.schema import Mode, Role
-from pdcache.topology.settings import Origin
+from pdcache.topology.setting import Origin
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class Process:
         memory_bytes: host memory the budget gives it.
         grace_s: seconds between SIGTERM and SIGKILL when it is stopped.
         start_s: seconds it may take to become healthy.
+        restart_after_s: seconds to wait before it is started again after it died.
+        rank: which of its server's nodes it is; others than 0 serve no requests.
+        files: text by path, written on its node before it starts.
+        folders: made on its node before it starts.
     """
 
     name: str
@@ -52,6 +57,15 @@ class Process:
     memory_bytes: int
     grace_s: float
     start_s: float
+    restart_after_s: float = 0.0
+    rank: int = 0
+    files: dict[str, str] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()
+
+    @property
+    def server(self) -> str:
+        """Name of the server it is a part of: its own, but for further ranks."""
+        return self.name.partition("-rank-")[0]
 
     @property
     def resources(self) -> dict[str, float]:
@@ -79,7 +93,14 @@ class NodeMemory:
 class KvFormat:
     """All that shapes the bytes and the keys of a page in L3.
 
-    ``key_prefix`` and ``key_suffixes`` stand around the page hash in Mooncake's object keys.
+    Attributes:
+        tp: ranks that share a token's KV (attention TP).
+        key_prefix, key_suffixes: stand around the page hash in the names of the page's objects.
+        keys_known: whether those names can be predicted.
+        key_ranks: ranks that each hold objects of these names (`PageObjects.ranks`).
+        token_bytes: KV of a token on one rank; 0 when the model is not at hand.
+        l2_tokens: L2, or on decode the staging pool, of one rank; None when it follows from the
+            GPU.
     """
 
     page_size: int
@@ -91,6 +112,10 @@ class KvFormat:
     namespace: str
     key_prefix: str
     key_suffixes: tuple[str, ...]
+    keys_known: bool = True
+    key_ranks: int = 1
+    token_bytes: int = 0
+    l2_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +132,7 @@ class Plan:
     manifest: str
     temp: str
     python: str
-    store_url: str | None
+    store: StoreAccess
     endpoint: str
     timeouts: dict[str, float]
     provenance: dict[str, dict[str, Provenance]] = field(default_factory=dict)
@@ -124,8 +149,10 @@ class Plan:
         raise KeyError(name)
 
     def role(self, role: Role) -> tuple[Process, ...]:
-        """All processes of one role, in order."""
-        return tuple(process for process in self.processes if process.role is role)
+        """All processes of one role that serve requests, in order."""
+        return tuple(
+            process for process in self.processes if process.role is role and process.rank == 0
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The plan under the key names of ``plan --json``."""

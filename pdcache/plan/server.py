@@ -3,45 +3,50 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pdcache import sglang_cpu
-from pdcache.checks.budget import model_path
+from pdcache.plan.arguments import server_arguments
 from pdcache.plan.ports import SERVER_BAND, SERVICE_BAND, Ports
-from pdcache.plan.process import NodeMemory, Process, Provenance, share
+from pdcache.plan.process import KvFormat, Process, Provenance
+from pdcache.plan.services import WORKER_WAVE
 from pdcache.sglang.flags import flag, words
-from pdcache.store import mooncake
+from pdcache.store.backend import StoreLayout, WorkerAccess
 from pdcache.topology.facts import Facts
 from pdcache.topology.placement import Place
-from pdcache.topology.schema import Mode, Role, Topology
-from pdcache.topology.settings import Origin, Setting, resolve, role_settings, storage_options
+from pdcache.topology.schema import Mode, Role, Topology, Worker
+from pdcache.topology.settings import offload_stride, ranks
 
 
 @dataclass(frozen=True)
 class ServerContext:
-    """What all servers of a plan share."""
+    """What all servers of a plan share; ``meetings`` is where the ranks of a server that spans
+    nodes meet: ``host:port`` by the server's name.
+    """
 
     topology: Topology
     facts: Facts
-    master: mooncake.Master
-    namespace: str
-    memory: tuple[NodeMemory, ...]
+    store: StoreLayout
+    formats: Mapping[str, KvFormat]
+    meetings: Mapping[str, str]
 
 
 def server_process(
     spot: Place, context: ServerContext, ports: Ports
 ) -> tuple[Process, dict[str, Provenance]]:
-    """The process of one prefill or decode server, and the provenance of each of its flags."""
+    """One server, or the part of it on one node, and the provenance of each of its flags."""
     topology, facts = context.topology, context.facts
     worker, node = topology.worker(spot.role), facts.nodes[spot.node]
-    http = _port(worker.port, f"{spot.role}.port", spot.index, ports, SERVER_BAND)
-    own_ports = {"http": http}
-    if spot.role is Role.PREFILL:
-        own_ports["bootstrap"] = _port(
-            worker.bootstrap_port, "prefill.bootstrap_port", spot.index, ports, SERVICE_BAND
+    own_ports = _ports(spot, worker, ports)
+    uses_store = spot.role is Role.PREFILL or topology.mode is Mode.FULL_OFFLOAD
+    access = WorkerAccess({})
+    if uses_store:
+        access = context.store.worker(
+            node.address, spot.role, context.formats[spot.role.value].namespace
         )
-    settings = _settings(spot, context, http, own_ports.get("bootstrap"))
+    meeting = context.meetings.get(f"{spot.role}-{spot.index}")
+    settings = server_arguments(spot, topology, facts, own_ports, access, meeting)
     argv = [facts.python, "-m", "sglang.launch_server"]
     provenance = {}
     for name, setting in settings.items():
@@ -52,106 +57,66 @@ def server_process(
             setting.value, setting.origin, setting.reason, setting.path
         )
     process = Process(
-        name=spot.name, role=spot.role, wave=2, argv=tuple(argv),
-        env=_environment(context, node.address, worker.env), ports=own_ports,
-        address=node.address, ray_id=node.ray_id, url=f"http://{node.address}:{http}",
-        ready_path="/health_generate",
+        name=spot.name, role=spot.role, wave=WORKER_WAVE, argv=tuple(argv),
+        env=_environment(
+            context, spot.role, node.address, node.cpus, access.env, worker.env
+        ),
+        ports=own_ports, address=node.address, ray_id=node.ray_id,
+        url=f"http://{node.address}:{own_ports['http']}",
+        ready_path="/health_generate" if spot.rank == 0 else "/health",
         health_path="/health", health_port=None, gpus=spot.gpus,
-        memory_bytes=share(context.memory, spot.name),
-        grace_s=12.0, start_s=topology.timeouts.worker_s,
+        memory_bytes=0, grace_s=12.0, start_s=topology.timeouts.worker_s,
+        rank=spot.rank, files=dict(access.files), folders=access.folders,
     )  # fmt: skip
     return process, provenance
 
 
-def _settings(
-    spot: Place, context: ServerContext, http: int, bootstrap: int | None
-) -> dict[str, Setting]:
-    topology, facts = context.topology, context.facts
-    node = facts.nodes[spot.node]
-
-    def fixed(value: Any, reason: str, path: str = "", origin: Origin = "rule") -> Setting:
-        return Setting(value, origin, reason, path)
-
-    view = facts.models.get(model_path(topology, spot.role))
-    settings = {
-        "model_path": fixed(
-            view.path if view else model_path(topology, spot.role),
-            "the model",
-            "model.path",
-            "user",
-        ),
-        "tokenizer_path": fixed(
-            topology.worker(spot.role).tokenizer_path,
-            "own tokenizer",
-            f"{spot.role}.tokenizer_path",
-            "user",
-        ),
-        "host": fixed(node.address, "the node's address: loopback on a single node"),
-        "port": fixed(http, "free on this node, or given", f"{spot.role}.port"),
-        "disaggregation_mode": fixed(spot.role.value, "the role", spot.role.value),
-        "disaggregation_transfer_backend": fixed(
-            topology.transfer.backend, "KV from prefill to decode", "transfer.backend", "default"
-        ),
-        "disaggregation_ib_device": fixed(
-            topology.transfer.ib_device, "set in transfer.ib_device", "transfer.ib_device", "user"
-        ),
-        "disaggregation_bootstrap_port": fixed(
-            bootstrap, "where decode workers meet this prefill", "prefill.bootstrap_port"
-        ),
-        "enable_metrics": fixed(True, "tiers and queues are read from /metrics", "", "default"),
-        "enable_cache_report": fixed(True, "answers tell cached tokens", "", "default"),
-    }
-    settings |= resolve(role_settings(topology, spot.role), storage=topology.store.backend)
-    if settings.get("dtype") and settings["dtype"].value == "auto":
-        settings["dtype"] = Setting(None, "default", "SGLang's own choice", "model.dtype")
-    if "hicache_storage_backend" in settings:
-        options = storage_options(topology) if spot.role is Role.PREFILL else {}
-        settings["hicache_storage_backend_extra_config"] = fixed(
-            mooncake.extra_config(
-                topology,
-                context.master,
-                node.address,
-                context.namespace,
-                {name: option.value for name, option in options.items()},
-            ),
-            "; ".join(
-                [
-                    "the store of this cluster; segments live in holders, not in workers",
-                    *(f"{name}: {option.reason}" for name, option in options.items()),
-                ]
-            ),
-            "store",
+def _ports(spot: Place, worker: Worker, ports: Ports) -> dict[str, int]:
+    """Ports of one part of a server; ranks of one server share the port numbers they can."""
+    first = worker.port if spot.rank == 0 else None
+    own = {"http": _port(first, f"{spot.role}.port", spot.index, ports, SERVER_BAND)}
+    if spot.rank:
+        return own
+    if spot.role is Role.PREFILL:
+        own["bootstrap"] = _port(
+            worker.bootstrap_port, "prefill.bootstrap_port", spot.index, ports, SERVICE_BAND
         )
-    if topology.device == "cpu":
-        for name, value in sglang_cpu.SERVER_FLAGS.items():
-            settings.setdefault(
-                name.lstrip("-").replace("-", "_"),
-                Setting(value, "device", "needed by the CPU lane", "device"),
-            )
-    for name, arg in topology.worker(spot.role).args.items():
-        path = f"{spot.role}.args.{name}"
-        settings[name.lstrip("-").replace("-", "_")] = Setting(arg, "user", f"set in {path}", path)
-    return settings
+    if (events := worker.kv_events) is not None:
+        step = max(worker.dp, worker.attn_dp) * spot.index
+        own["kv_events"] = ports.given(events.port + step, f"{spot.role}.kv_events.port")
+        if events.replay_port is not None:
+            path = f"{spot.role}.kv_events.replay_port"
+            own["kv_replay"] = ports.given(events.replay_port + step, path)
+    return own
 
 
-def _environment(context: ServerContext, address: str, own: dict[str, str]) -> dict[str, str]:
+def _environment(
+    context: ServerContext,
+    role: Role,
+    address: str,
+    cpus: int,
+    store: Mapping[str, str],
+    own: dict[str, str],
+) -> dict[str, str]:
     topology = context.topology
     env = {
         "SGLANG_HOST_IP": address,
-        "MOONCAKE_LOCAL_HOSTNAME": address,
         # SGLang leaves its sockets behind; a folder of our own is removed with the cluster.
         "TMPDIR": str(context.facts.temp / topology.name),
         # `/health` would otherwise generate a token and take over a second each time.
         "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "false",
-        **mooncake.CLIENT_ENV,
+        **store,
     }
-    if topology.mode is Mode.FULL_OFFLOAD:
-        env["SGLANG_HICACHE_DECODE_OFFLOAD_STRIDE"] = str(topology.page_size)
+    if topology.mode is Mode.FULL_OFFLOAD and role is Role.DECODE:
+        env["SGLANG_HICACHE_DECODE_OFFLOAD_STRIDE"] = str(offload_stride(topology).value)
+    paths = [store.get("PYTHONPATH", ""), own.get("PYTHONPATH", "")]
     if topology.device == "cpu":
         env |= sglang_cpu.worker_environment()
         env[sglang_cpu.HOST_RESERVE_ENV] = "0"
+        env |= sglang_cpu.thread_binding(ranks(topology.worker(role)), cpus)
         # A path of the user's comes after the lane's, which the server cannot do without.
-        paths = [str(sglang_cpu.pythonpath_folder()), own.get("PYTHONPATH", "")]
+        paths.insert(0, str(sglang_cpu.pythonpath_folder()))
+    if any(paths):
         own = own | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     return env | own
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 from pdcache.gateway.smg import manifest
 from pdcache.plan.process import Plan, Process
@@ -12,7 +13,7 @@ _HEAD = """#!/usr/bin/env bash
 # Cluster {name}, mode {mode}: every process that `pdcache up` would start, in the same order.
 # Ends, with all its processes, on Ctrl-C or when a process dies.
 set -euo pipefail
-LOGS=${{LOGS:-$(mktemp -d)}}
+{path}LOGS=${{LOGS:-$(mktemp -d)}}
 PIDS=()
 stop() {{
   trap - EXIT INT TERM
@@ -63,6 +64,7 @@ def shell_script(plan: Plan) -> str:
             name=plan.name,
             python=shlex.quote(plan.python),
             mode=plan.mode.value,
+            path=_search_path(plan.python),
             temp=shlex.quote(plan.temp),
             manifest=shlex.quote(plan.manifest),
             manifest_folder=shlex.quote(plan.manifest.rpartition("/")[0]),
@@ -83,15 +85,26 @@ def shell_script(plan: Plan) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _search_path(python: str) -> str:
+    """Programs such as etcd are looked for beside the interpreter first."""
+    folder = Path(python).parent
+    return f"export PATH={shlex.quote(str(folder))}:$PATH\n" if folder.is_absolute() else ""
+
+
 def _start(process: Process, devices: str) -> str:
     env = dict(process.env) | ({"CUDA_VISIBLE_DEVICES": devices} if devices else {})
     pairs = [f"{key}={shlex.quote(value)}" for key, value in env.items()]
+    before = [f"mkdir -p {shlex.quote(folder)}" for folder in process.folders]
+    for path, text in process.files.items():
+        folder = path.rpartition("/")[0]
+        before += [f"mkdir -p {shlex.quote(folder)}", f"cat >{shlex.quote(path)} <<'PDCACHE_FILE'"]
+        before += [*text.splitlines(), "PDCACHE_FILE"]
     lines = [
         f"run {process.name} {process.grace_s:g}",
         " ".join(["env", *pairs]),
         " ".join(shlex.quote(word) for word in process.argv),
     ]
-    return " \\\n  ".join(lines)
+    return "\n".join([*before, " \\\n  ".join(lines)])
 
 
 def _wait(process: Process) -> str:

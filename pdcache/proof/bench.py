@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import httpx
 
 from pdcache.errors import ProofError
 from pdcache.plan.process import Plan, Process
+from pdcache.proof.canary import Canary
 from pdcache.sglang import admin
 from pdcache.sglang.generate import Generation, Pair, on_pair, request_body, through_gateway
 from pdcache.sglang.page_keys import object_keys, page_hashes
-from pdcache.store.mooncake_http import wait_present
+from pdcache.store.presence import wait_present
 from pdcache.topology.schema import Role
 
 NEAR_TIE = 0.05
 """Logprob gap of the two best tokens below which a 16-bit dtype may order them either way."""
+
+PAUSES_S = (0.5, 2.0, 6.0)
+"""How long pages get to reach a store that cannot be asked, in one attempt after the other."""
 
 LOW_ID, HIGH_ID = 10, 500
 """Token ids that every vocabulary has and that are rarely special."""
@@ -37,6 +42,19 @@ class Bench:
         self.decodes = plan.role(Role.DECODE)
         self.page = plan.formats["prefill"].page_size
         self.limit_s = step_limit_s(plan)
+        self.can_ask = plan.store.presence != "unknown" and all(
+            kv_format.keys_known for kv_format in plan.formats.values()
+        )
+        self.pause_s = 0.0
+
+    async def patient(self, canary: Callable[[], Awaitable[Canary]]) -> Canary:
+        """A canary; where the store cannot be asked it is repeated with longer pauses."""
+        for pause_s in (0.0,) if self.can_ask else PAUSES_S:
+            self.pause_s = pause_s
+            result = await canary()
+            if result.proved:
+                break
+        return result
 
     def prompt(self, pages: float) -> list[int]:
         """A prompt of that many pages that no cache can hold."""
@@ -77,17 +95,24 @@ class Bench:
 
     async def wait_written(
         self, tokens: Sequence[int], role: Role, *, limit_s: float = 10.0
-    ) -> int:
-        """Wait for the whole pages of ``tokens`` in L3; returns the number of missing pages."""
-        if self.plan.store_url is None:
-            return 0
+    ) -> int | None:
+        """Wait for the whole pages of ``tokens`` in L3.
+
+        Returns:
+            The number of missing pages; None when the store cannot be asked.
+        """
+        if not self.can_ask:
+            await asyncio.sleep(self.pause_s)
+            return None
         kv_format = self.plan.formats[role.value]
         keys = {
             key: page
             for page, digest in enumerate(page_hashes(tokens, self.page))
             for key in object_keys(digest, kv_format)
         }
-        missing = await wait_present(self.client, self.plan.store_url, list(keys), limit_s=limit_s)
+        missing = await wait_present(
+            self.client, self.plan.store, list(keys), limit_s=limit_s, ranks=kv_format.key_ranks
+        )
         return len({keys[key] for key in missing})
 
     async def same_without_reuse(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 from pdcache.plan.process import Process
 from pdcache.proof.bench import Bench
@@ -18,15 +19,16 @@ ANSWER_TOKENS = 8
 
 async def hops(bench: Bench) -> AsyncIterator[Canary]:
     """All canaries of the plan's mode, one after the other."""
-    yield await through_the_gateway(bench)
+    yield await bench.patient(lambda: through_the_gateway(bench))
     ring = list(bench.prefills)
     for writer, reader in zip(ring, ring[1:] + ring[:1], strict=True):
         if writer is not reader:
-            yield await between_prefills(bench, writer, reader, bench.decodes[0])
+            pair = partial(between_prefills, bench, writer, reader, bench.decodes[0])
+            yield await bench.patient(pair)
     if bench.plan.mode is Mode.FULL_OFFLOAD:
         for decode in bench.decodes:
-            yield await answer_on_hot_prompt(bench, ring[0], decode)
-            yield await answer_after_flush(bench, ring[-1], decode)
+            yield await bench.patient(partial(answer_on_hot_prompt, bench, ring[0], decode))
+            yield await bench.patient(partial(answer_after_flush, bench, ring[-1], decode))
 
 
 async def through_the_gateway(bench: Bench) -> Canary:
@@ -103,11 +105,11 @@ async def answer_after_flush(bench: Bench, prefill: Process, decode: Process) ->
 
 async def _first_turn(
     bench: Bench, prefill: Process, decode: Process
-) -> tuple[list[int], int, int, int]:
+) -> tuple[list[int], int, int, int | None]:
     """A turn whose answer fills a page, and the prompt of the turn after it.
 
     Returns the second prompt, the tokens whose KV exists after the first turn (the last sampled
-    token has none), the length of the first prompt, and the pages missing in L3.
+    token has none), the length of the first prompt, and the pages missing in L3 (None: unknown).
     """
     page = bench.page
     prompt = bench.prompt(1.5)
@@ -121,17 +123,19 @@ async def _first_turn(
 
 async def _judge(
     bench: Bench, name: str, hop: str, prompt: Sequence[int], seen: Generation, expected: int,
-    missing: int, prefill: Process, decode: Process, begin: float,
+    missing: int | None, prefill: Process, decode: Process, begin: float,
 ) -> Canary:  # fmt: skip
     equal, comparison = await bench.same_without_reuse(prefill, decode, prompt, seen)
-    proved = equal and seen.storage >= expected and missing == 0
-    written = "all pages in L3" if missing == 0 else f"{missing} pages never reached L3"
+    proved = equal and seen.storage >= expected and not missing
+    written = "the store cannot be asked for pages"
+    if missing is not None:
+        written = f"{missing} pages never reached L3" if missing else "all pages in L3"
     return Canary(
         name=name, hop=hop, proved=proved,
         cached_tokens={"device": seen.device, "host": seen.host, "storage": seen.storage},
         expected_storage_tokens=expected, tokens_equal=equal,
         evidence=f"{written}; {seen.storage} of {expected} expected tokens read from L3; "
         f"{comparison}",
-        causes=() if proved else probable_causes(missing, seen.storage, expected, equal, hop),
+        causes=() if proved else probable_causes(missing or 0, seen.storage, expected, equal, hop),
         seconds=round(time.monotonic() - begin, 2),
     )  # fmt: skip

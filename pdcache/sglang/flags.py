@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pdcache.topology.settings import Setting
+from pdcache.topology.setting import Setting
 
 _FLAG_NAMES = {
     "disaggregation_decode_enable_offload_kvcache": "--disaggregation-decode-enable-offload-kvcache"

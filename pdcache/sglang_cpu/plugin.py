@@ -33,7 +33,7 @@ def register() -> None:
 
 
 def _apply() -> None:
-    from pdcache.sglang_cpu import attention, host_pools, pd_sender, pinning
+    from pdcache.sglang_cpu import attention, host_pools, pd_sender, pinning, processes
 
     if not IS_CPU.get()():
         raise RuntimeError(
@@ -46,3 +46,4 @@ def _apply() -> None:
     host_pools.bind_copies()
     attention.install()
     pd_sender.send_plain_indices()
+    processes.fork_children()

@@ -1,137 +1,201 @@
-"""Mooncake as L3: its processes, how SGLang reaches it, and how its keys are told apart.
+"""Mooncake as L3: masters, holders, etcd, how SGLang reaches them, and its object keys.
 
-Facts: mooncake-transfer-engine 0.3.13 (flags, ports, TTLs) and sglang 0.5.23
+Facts: mooncake-transfer-engine 0.3.13 (flags, ports, TTLs, failover) and sglang 0.5.23
 ``mem_cache/storage/mooncake_store/mooncake_store.py`` (configuration keys, object keys).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from pdcache.topology.schema import Topology
-from pdcache.topology.settings import KV_ARGS, Settings
+from pdcache.store import mooncake_commands as commands
+from pdcache.store.backend import (
+    Ground,
+    PageObjects,
+    PageShape,
+    Service,
+    StoreAccess,
+    Traits,
+    WorkerAccess,
+)
+from pdcache.store.mooncake_commands import Master
+from pdcache.topology.placement import Place
+from pdcache.topology.schema import Role
+from pdcache.topology.stores import MooncakeStore
 
-CLIENT_ENV = {
-    # SGLang would otherwise freeze for 90 s on a refused and 603 s on a silent master.
-    "MC_STORE_CLIENT_SETUP_RETRIES": "1",
-    "MC_RPC_TIMEOUT_MS": "5000",
-    "MC_RPC_CONNECT_TIMEOUT_MS": "5000",
-    # A stopped segment owner is given up after this instead of after 30 s.
-    "MC_TCP_PROGRESS_TIMEOUT_SEC": "3",
-    "MC_LOG_LEVEL": "ERROR",
-}
+TRAITS = Traits(
+    processes="a master, segment holders; with `ha` several masters and an etcd",
+    sharing="cluster",
+    zero_copy=("page_first", "page_first_direct", "page_head"),
+    copied=(),
+    isolation="extra_backend_tag, the first part of every object key; a tenant on top",
+    health="HTTP /health of the leading master says service_ready",
+    packages=("mooncake",),
+)
 
 
-@dataclass(frozen=True)
-class Master:
-    """Where a Mooncake master answers: RPC for clients, HTTP for health and metrics."""
+class MooncakeLayout:
+    """Masters and holders of one plan, or a master that is given."""
 
-    address: str
-    rpc_port: int
-    metrics_port: int
+    def __init__(self, ground: Ground) -> None:
+        store = ground.topology.store
+        assert isinstance(store, MooncakeStore)
+        self._store, self._ground = store, ground
+        self._etcd: str | None = None
+        self._etcd_peer = 0
+        home = ground.addresses[0]
+        if store.master is not None:
+            host, _, port = store.master.rpartition(":")
+            self._masters = [Master(host, int(port), store.metrics_port or 9003)]
+            return
+        self._masters = [
+            Master(
+                ground.addresses[i % len(ground.addresses)],
+                self._port("port", i),
+                self._port("metrics_port", i),
+            )
+            for i in range(store.ha.masters if store.ha is not None else 1)
+        ]
+        if store.ha is not None:
+            self._etcd = store.ha.etcd
+            if self._etcd is None:
+                self._etcd = f"{home}:{ground.ports.service()}"
+                self._etcd_peer = ground.ports.service()
 
     @property
-    def rpc(self) -> str:
-        """``host:port`` for Mooncake clients."""
-        return f"{self.address}:{self.rpc_port}"
+    def master_address(self) -> str:
+        """What clients are given: the master, or the etcd that knows which one leads."""
+        return f"etcd://{self._etcd}" if self._etcd else self._masters[0].rpc
 
     @property
-    def url(self) -> str:
-        """Base URL of ``/health``, ``/metrics``, ``/get_all_keys``."""
-        return f"http://{self.address}:{self.metrics_port}"
+    def _cluster_env(self) -> dict[str, str]:
+        """Under which name clients look for the leading master in etcd."""
+        return {"MC_STORE_CLUSTER_ID": self._ground.topology.name} if self._etcd else {}
 
+    def service(self, place: Place) -> Service:
+        """etcd, a master, or a holder."""
+        if place.kind == "etcd":
+            return self._etcd_service()
+        if place.kind == "master":
+            return self._master_service(self._masters[place.index], place.name)
+        return self._holder_service(place)
 
-def master_argv(binary: str, master: Master) -> tuple[str, ...]:
-    """Command line of the master; it keeps no data itself."""
-    return (
-        binary,
-        f"--rpc_address={master.address}",
-        f"--rpc_port={master.rpc_port}",
-        f"--metrics_host={master.address}",
-        f"--metrics_port={master.metrics_port}",
-        "--rpc_thread_num=4",
-        "--enable_http_metadata_server=false",
-        # A key whose writer died mid-write is writable again after 3 s instead of 30 s.
-        "--put_start_discard_timeout_sec=3",
-        "--logtostderr",
-    )
-
-
-def holder_argv(
-    binary: str, master: Master, address: str, port: int, topology: Topology
-) -> tuple[str, ...]:
-    """Command line of a process that only holds a segment, so that KV outlives any worker."""
-    return (
-        binary,
-        f"--host={address}",
-        f"--port={port}",
-        f"--global_segment_size={int(topology.store.segment_gb * 1e9)} B",
-        f"--master_server_address={master.rpc}",
-        "--metadata_server=P2PHANDSHAKE",
-        f"--protocol={protocol(topology)}",
-        f"--device_names={topology.store.device}",
-    )
-
-
-def extra_config(
-    topology: Topology, master: Master, address: str, namespace: str, options: Mapping[str, Any]
-) -> str:
-    """``--hicache-storage-backend-extra-config`` as inline JSON.
-
-    Inline because decode offload parses it with plain ``json.loads`` (sglang 0.5.23
-    ``disaggregation/decode_kvcache_offload_manager.py:71``).
-    """
-    return json.dumps(
-        {
-            "master_server_address": master.rpc,
-            "master_metrics_port": master.metrics_port,
+    def worker(self, address: str, role: Role, namespace: str) -> WorkerAccess:
+        """Inline options: decode offload parses them with plain ``json.loads`` (sglang 0.5.23
+        ``disaggregation/decode_kvcache_offload_manager.py:71``).
+        """
+        store, first = self._store, self._masters[0]
+        options: dict[str, Any] = {
+            "master_server_address": self.master_address,
+            "master_metrics_port": first.metrics_port,
             "metadata_server": "P2PHANDSHAKE",
             "local_hostname": address,
-            "protocol": protocol(topology),
-            "device_name": topology.store.device,
-            "global_segment_size": 0,
+            "protocol": commands.protocol(store, self._ground.topology.device),
+            "device_name": store.device,
+            "global_segment_size": int(store.worker_segment_gb * 1e9),
             "check_server": False,
             "extra_backend_tag": namespace,
-            **options,
-        },
-        separators=(",", ":"),
+        }
+        if store.tenant is not None:
+            options["tenant_id"] = store.tenant
+        if store.tp_lcm_size is not None:
+            options["tp_lcm_size"] = store.tp_lcm_size
+        env = {"MOONCAKE_LOCAL_HOSTNAME": address, **commands.CLIENT_ENV, **self._cluster_env}
+        return WorkerAccess(options, env)
+
+    def access(self) -> StoreAccess:
+        """The masters' HTTP ports."""
+        urls = tuple(master.url for master in self._masters)
+        return StoreAccess(
+            backend="mooncake",
+            # Over HTTP a master tells of the tenant `default` only.
+            presence="mooncake" if self._store.tenant is None else "unknown",
+            health_urls=tuple(f"{url}/health" for url in urls),
+            urls=urls,
+            where="store.master",
+        )
+
+    def _port(self, key: str, index: int) -> int:
+        first = getattr(self._store, key)
+        if first is None:
+            return self._ground.ports.service()
+        return self._ground.ports.given(first + index, f"store.{key}")
+
+    def _etcd_service(self) -> Service:
+        assert self._etcd is not None
+        host, _, port = self._etcd.rpartition(":")
+        folder = f"{self._ground.folder}/etcd"
+        return Service(
+            argv=commands.etcd_argv("etcd", host, int(port), self._etcd_peer, folder),
+            ports={"client": int(port), "peer": self._etcd_peer},
+            wave=0,
+            url=f"http://{self._etcd}",
+            health_path="/health",
+            folders=(folder,),
+        )
+
+    def _master_service(self, master: Master, name: str) -> Service:
+        store, topology = self._store, self._ground.topology
+        quota = f"{self._ground.folder}/tenants.yaml"
+        argv = commands.master_argv(
+            self._ground.binary("mooncake_master"),
+            master,
+            store,
+            etcd=self._etcd,
+            cluster_id=topology.name,
+            quota_file=quota if store.tenant is not None else None,
+        )
+        files = {quota: commands.quota_text(store)} if store.tenant is not None else {}
+        return Service(
+            argv=argv,
+            env={"MC_LOG_LEVEL": "ERROR"},
+            ports={"rpc": master.rpc_port, "metrics": master.metrics_port},
+            wave=1 if self._etcd else 0,
+            url=master.url,
+            health_path="/health",
+            files=files,
+        )
+
+    def _holder_service(self, place: Place) -> Service:
+        port = self._ground.ports.service()
+        address = self._ground.addresses[place.node]
+        env, folders = commands.holder_environment(self._store, place.name)
+        return Service(
+            argv=commands.holder_argv(
+                self._ground.binary("mooncake_client"),
+                self.master_address,
+                address,
+                port,
+                self._store,
+                self._ground.topology.device,
+            ),
+            env={"MC_LOG_LEVEL": "ERROR", **env, **self._cluster_env},
+            ports={"rpc": port},
+            wave=2,
+            health_port=port,
+            folders=folders,
+            restart_after_s=commands.SSD_CLIENT_TTL_S + 2.0 if self._store.ssd else 0.0,
+        )
+
+
+def page_objects(shape: PageShape, store: MooncakeStore) -> PageObjects:
+    """Object keys of one page.
+
+    Source: sglang 0.5.23 ``mooncake_store.py:456-474, 620-660, 1313-1335``.
+    """
+    prefix = f"{shape.namespace}_{shape.model_name}_"
+    stages = [f"_{stage}" for stage in range(shape.pp)] if shape.pp > 1 else [""]
+    if shape.is_mla:
+        return PageObjects(prefix, tuple(f"_{stage.lstrip('_')}_k" for stage in stages))
+    count = shape.tp
+    if store.tp_lcm_size and shape.layout == "page_head":
+        count = max(shape.tp, store.tp_lcm_size)
+    return PageObjects(
+        prefix,
+        tuple(
+            f"_{rank}{stage}_{half}"
+            for stage in stages
+            for rank in range(count)
+            for half in ("k", "v")
+        ),
     )
-
-
-def protocol(topology: Topology) -> str:
-    """RDMA on CUDA machines unless said otherwise; a CPU machine speaks TCP."""
-    return topology.store.protocol or ("tcp" if topology.device == "cpu" else "rdma")
-
-
-def namespace(
-    topology: Topology, settings: Settings, weights_digest: str, *, is_mla: bool = False
-) -> str:
-    """Prefix of every key, from all that shapes the bytes of a page.
-
-    Under MLA a page is the same on every rank, so the TP size is left out. Two workers that would
-    read each other's bytes wrongly get different namespaces, so the worst that can happen between
-    them is a miss.
-    """
-    if topology.store.namespace is not None:
-        return topology.store.namespace
-    keys = ["dtype", "page_size", "hicache_mem_layout", "hicache_io_backend"]
-    keys += [] if is_mla else ["tp_size"]
-    shape = {key: settings[key].value for key in keys}
-    shape |= {key: settings[key].value for key in KV_ARGS if key in settings}
-    text = json.dumps([weights_digest, shape], sort_keys=True)
-    return "kv" + hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def key_parts(namespace_: str, served_name: str, tp: int, is_mla: bool) -> tuple[str, list[str]]:
-    """What stands before and after a page hash in the object keys of one page.
-
-    Source: sglang 0.5.23 ``mooncake_store.py:456-474, 1313-1335``.
-    """
-    prefix = f"{namespace_}_{served_name.replace('/', '-')}_"
-    if is_mla:
-        return prefix, ["__k"]
-    return prefix, [f"_{rank}_{half}" for rank in range(tp) for half in ("k", "v")]

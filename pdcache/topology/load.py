@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from pdcache.errors import TopologyError
 from pdcache.topology.schema import Topology
+from pdcache.topology.stores import STORES, DynamicStore
 
 
 def load_topology(file: Path | str, overrides: Iterable[str] = ()) -> Topology:
@@ -39,7 +40,12 @@ def load_topology(file: Path | str, overrides: Iterable[str] = ()) -> Topology:
             where=str(path),
             remedy="Give the path of a YAML file, for example topologies/full_offload.yaml.",
         ) from None
-    return parse_topology(text, source=str(path), overrides=overrides)
+    topology = parse_topology(text, source=str(path), overrides=overrides)
+    if isinstance(topology.store, DynamicStore) and topology.store.code is not None:
+        code = str((path.parent / topology.store.code).resolve())
+        store = topology.store.model_copy(update={"code": code})
+        topology = topology.model_copy(update={"store": store})
+    return topology
 
 
 def parse_topology(text: str, *, source: str, overrides: Iterable[str] = ()) -> Topology:
@@ -112,29 +118,45 @@ def _lines(node: yaml.Node | None, source: str, prefix: str = "") -> dict[str, s
 def _explain(error: ValidationError, places: Mapping[str, str], source: str) -> str:
     texts = []
     for problem in error.errors():
+        backend = next((part for part in problem["loc"] if part in STORES), "mooncake")
         names = [str(part) for part in problem["loc"]]
+        if names[:1] == ["store"] and names[1:2] and names[1] in STORES:
+            del names[1]  # the tag that pydantic puts in for the storage backend
+        if problem["type"] == "union_tag_invalid":
+            names.append("backend")
         path = ".".join(names)
         place = places.get(path, f"{source}: {path}")
         if problem["type"] == "extra_forbidden":
-            texts.append(f"{place}: unknown key. {_nearest(names)}")
+            texts.append(f"{place}: unknown key. {_nearest(names, backend)}")
         elif problem["type"] == "missing":
             texts.append(f"{place}: this key is required. Add `{names[-1]}: ...`.")
+        elif problem["type"] == "union_tag_invalid":
+            texts.append(f"{place}: {_no_such_backend(problem['input'])}")
         else:
             given = problem.get("input")
             texts.append(f"{place}: {problem['msg']} (given: {given!r}).")
     return "\n".join(texts)
 
 
-def _nearest(names: list[str]) -> str:
-    known = _known_keys(names[:-1])
+def _no_such_backend(section: Mapping[str, Any]) -> str:
+    name = str(section.get("backend"))
+    close = difflib.get_close_matches(name, STORES, n=1, cutoff=0.5)
+    hint = f"Did you mean `{close[0]}`? " if close else ""
+    return f"there is no storage backend `{name}`. {hint}Backends: {', '.join(STORES)}."
+
+
+def _nearest(names: list[str], backend: str) -> str:
+    known = _known_keys(names[:-1], backend)
     close = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
     if close:
         return f"Did you mean `{close[0]}`?"
     return f"Known keys here: {', '.join(known)}."
 
 
-def _known_keys(path: list[str]) -> list[str]:
+def _known_keys(path: list[str], backend: str) -> list[str]:
     model: type[BaseModel] = Topology
+    if path[:1] == ["store"]:
+        model, path = STORES[backend], path[1:]
     for name in path:
         field = model.model_fields.get(name)
         if field is None:

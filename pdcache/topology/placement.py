@@ -6,11 +6,21 @@ from dataclasses import dataclass
 
 from pdcache.topology.facts import Node
 from pdcache.topology.schema import Role, Topology
+from pdcache.topology.settings import ranks
+from pdcache.topology.stores import Hf3fsStore, MooncakeStore
 
 
 @dataclass(frozen=True)
 class Place:
-    """A process of the topology and the index of its node; ``index`` counts within its kind."""
+    """A process of the topology and its node.
+
+    Attributes:
+        kind: prefill, decode, gateway, or what it is to the store (master, holder, …).
+        index: counts within its kind; all ranks of a server have the server's index.
+        node: index of the node.
+        rank: which of the server's nodes this is; 0 serves HTTP.
+        gpus: that it takes on this node.
+    """
 
     name: str
     role: Role
@@ -18,33 +28,57 @@ class Place:
     index: int
     node: int
     gpus: int = 0
+    rank: int = 0
 
 
 def place(topology: Topology, nodes: tuple[Node, ...]) -> list[Place]:
     """Spread a topology over nodes, in start order: store, prefill, decode, gateway.
 
-    A server with ``tp`` ranks goes to the node with the most free GPUs (on ``device: cpu``: the
-    fewest workers). Too few GPUs are left for the check `gpus` to report; the plan then shows the
-    servers on the emptiest node.
+    Each part of a server goes to the node with the most free GPUs (on ``device: cpu``: the fewest
+    workers); the parts of one server go to different nodes. Too few GPUs or nodes are left for the
+    check `gpus` to report; the plan then shows the servers on the emptiest node.
     """
     free = [node.gpus for node in nodes]
     load = [0] * len(nodes)
-    places: list[Place] = []
-    if topology.store.master is None:
-        places.append(Place("store-master", Role.STORE, "master", 0, 0))
-        places += [
-            Place(f"store-holder-{i}", Role.STORE, "holder", i, i % len(nodes))
-            for i in range(topology.store.holders)
-        ]
+    places = store_places(topology, len(nodes))
     for role in (Role.PREFILL, Role.DECODE):
         worker = topology.worker(role)
-        need = worker.tp if topology.device == "cuda" else 0
+        need = -(-ranks(worker) // worker.nodes) if topology.device == "cuda" else 0
         for i in range(worker.workers):
-            node = max(range(len(nodes)), key=lambda n: (free[n] >= need, free[n], -load[n], -n))
-            if not need:
-                node = min(range(len(nodes)), key=lambda n: (load[n], n))
-            free[node] -= need
-            load[node] += 1
-            places.append(Place(f"{role}-{i}", role, role.value, i, node, need))
+            used: set[int] = set()
+            for rank in range(worker.nodes):
+                candidates = [n for n in range(len(nodes)) if n not in used] or range(len(nodes))
+                node = max(candidates, key=lambda n: (free[n] >= need, free[n], -load[n], -n))
+                if not need:
+                    node = min(candidates, key=lambda n: (load[n], n))
+                used.add(node)
+                free[node] -= need
+                load[node] += 1
+                name = f"{role}-{i}" + (f"-rank-{rank}" if rank else "")
+                places.append(Place(name, role, role.value, i, node, need, rank))
     places.append(Place("gateway", Role.GATEWAY, "gateway", 0, 0))
     return places
+
+
+def store_places(topology: Topology, nodes: int) -> list[Place]:
+    """The store's own processes: none where it is given, or is nothing but a folder."""
+
+    def spread(kind: str, count: int) -> list[Place]:
+        return [Place(f"store-{kind}-{i}", Role.STORE, kind, i, i % nodes) for i in range(count)]
+
+    def single(kind: str) -> Place:
+        return Place(f"store-{kind}", Role.STORE, kind, 0, 0)
+
+    store = topology.store
+    if isinstance(store, MooncakeStore) and store.master is None:
+        masters = [single("master")] if store.ha is None else spread("master", store.ha.masters)
+        etcd = [single("etcd")] if store.ha is not None and store.ha.etcd is None else []
+        return [*etcd, *masters, *spread("holder", holders(store, nodes))]
+    if isinstance(store, Hf3fsStore) and store.metadata_server is None:
+        return [single("metadata")]
+    return []
+
+
+def holders(store: MooncakeStore, nodes: int) -> int:
+    """How many processes hold segments: as many as given, else one on each node."""
+    return nodes if store.holders is None else store.holders

@@ -7,11 +7,12 @@ becomes, and why, is decided in `pdcache.topology.settings` and shown by ``pdcac
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Port = Annotated[int, Field(ge=1, le=65535)]
+from pdcache.topology.stores import MooncakeStore, Port, Store
+
 Scalar = str | int | float | bool | None
 
 
@@ -29,6 +30,9 @@ class Role(StrEnum):
     DECODE = "decode"
     STORE = "store"
     GATEWAY = "gateway"
+
+
+WORKER_ROLES = (Role.PREFILL, Role.DECODE)
 
 
 class _Model(BaseModel):
@@ -51,68 +55,111 @@ class Hicache(_Model):
 
     ratio: float | None = Field(None, gt=0, description="L2 tokens / L1 tokens")
     size_gb: int | None = Field(None, ge=1, description="L2 per rank in GB; overrides ratio")
-    io_backend: Literal["kernel", "direct", "kernel_ascend"] | None = None
+    host_memory_fraction: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="L2 of all ranks on a node as a share of its free memory; with neither ratio "
+        "nor size_gb",
+    )
+    host_memory_mode: Literal["cache", "buffer_only"] | None = Field(
+        None, description="buffer_only: L2 only stages, all cached pages live in L3 (prefill)"
+    )
+    io_backend: Literal["kernel", "direct", "kernel_ascend"] | None = Field(
+        None, description="how pages are copied between L1 and L2"
+    )
     layout: (
         Literal[
             "layer_first", "page_first", "page_first_direct", "page_first_kv_split", "page_head"
         ]
         | None
     ) = Field(None, description="memory layout of L2 and so of the pages in L3")
-    write_policy: Literal["write_through", "write_back", "write_through_selective"] | None = None
-    prefetch_policy: Literal["best_effort", "wait_complete", "timeout"] | None = None
+    write_policy: Literal["write_through", "write_back", "write_through_selective"] | None = Field(
+        None, description="when a page of L1 is copied to L2 and L3"
+    )
+    prefetch_policy: Literal["best_effort", "wait_complete", "timeout"] | None = Field(
+        None, description="how long a request waits for its pages from L3"
+    )
     prefetch_threshold: int | None = Field(
         None, ge=0, description="fewest tokens beyond L1/L2 that are worth a read from L3"
     )
-    prefetch_timeout_base_s: float | None = Field(None, ge=0)
-    prefetch_timeout_per_ki_token_s: float | None = Field(None, ge=0)
+    pass_prefix_keys: bool = Field(
+        False, description="hand the keys of the pages before to the backend (prefill)"
+    )
+    prefetch_timeout_base_s: float | None = Field(
+        None, ge=0, description="policy timeout: its constant part"
+    )
+    prefetch_timeout_per_ki_token_s: float | None = Field(
+        None, ge=0, description="policy timeout: its part for 1,024 tokens"
+    )
+
+
+class KvEvents(_Model):
+    """KV events of every server, as SGLang publishes them over ZMQ."""
+
+    port: Port = Field(5557, description="of the first server; +1 each (+1 each dp rank)")
+    topic: str = ""
+    replay_port: Port | None = Field(
+        None, description="where lost events are asked for again; of the first server, +1 each"
+    )
 
 
 class Worker(_Model):
     """One role's SGLang servers."""
 
-    workers: int = Field(1, ge=1, description="number of servers")
-    tp: int = Field(1, ge=1, description="tensor parallel ranks (GPUs) a server")
+    workers: int = Field(1, ge=1, le=1024, description="number of servers")
+    nodes: int = Field(1, ge=1, le=64, description="nodes that one server spans")
+    tp: int = Field(1, ge=1, le=1024, description="tensor parallel ranks a server")
+    pp: int = Field(1, ge=1, le=256, description="pipeline parallel stages a server")
+    dp: int = Field(1, ge=1, le=256, description="data parallel replicas a server")
+    attn_dp: int = Field(
+        1, ge=1, le=1024, description="data parallel ranks of attention, within tp (DP attention)"
+    )
+    ep: int = Field(1, ge=1, le=1024, description="expert parallel ranks, within tp")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = Field(
         None, description="overrides model.dtype for this role"
     )
     page_size: int | None = Field(None, ge=1, description="overrides page_size for this role")
     served_name: str | None = Field(None, description="overrides model.served_name for this role")
     model_path: str | None = Field(None, description="overrides model.path for this role")
-    tokenizer_path: str | None = None
+    tokenizer_path: str | None = Field(
+        None, description="folder with another tokenizer than the model's"
+    )
     max_total_tokens: int | None = Field(None, ge=1, description="L1 pool, tokens")
-    max_running_requests: int | None = Field(None, ge=1)
+    max_running_requests: int | None = Field(None, ge=1, description="requests in a batch at most")
     chunked_prefill_size: int | None = Field(None, ge=1, description="tokens")
-    mem_fraction_static: float | None = Field(None, gt=0, lt=1)
+    mem_fraction_static: float | None = Field(
+        None, gt=0, lt=1, description="share of a GPU's memory for weights and L1"
+    )
+    eviction_policy: Literal["lru", "lfu", "slru", "priority", "tlru"] | None = Field(
+        None, description="which pages leave L1 and L2 first"
+    )
+    offload_stride: int | None = Field(
+        None, ge=1, description="decode: tokens that are offloaded at a time; a tail below is lost"
+    )
+    retraction_backup: Literal["cpu_tensor", "host_pool", "none"] | None = Field(
+        None, description="decode: where a retracted request's KV is kept"
+    )
+    radix_cache: bool = Field(False, description="decode: keep finished prompts in L1 too")
     hicache: Hicache = Field(default_factory=lambda: Hicache())
+    kv_events: KvEvents | None = Field(None, description="publish KV events; unset: none")
+    metrics: bool = Field(True, description="serve /metrics, by which tiers are accounted")
+    cache_report: bool = Field(True, description="answers tell their cached tokens")
     port: Port | None = Field(None, description="HTTP port of the first server; +1 each")
     bootstrap_port: Port | None = Field(None, description="of the first server; +1 each")
     args: dict[str, Scalar] = Field(default_factory=dict, description="other SGLang flags")
-    env: dict[str, str] = Field(default_factory=dict)
+    env: dict[str, str] = Field(
+        default_factory=dict, description="environment laid over pdcache's own"
+    )
 
 
 class Transfer(_Model):
     """How KV travels from prefill to decode."""
 
-    backend: Literal["mooncake"] = "mooncake"
+    backend: Literal["mooncake", "mooncake_tcp", "nixl", "ascend", "mori"] = Field(
+        "mooncake", description="SGLang's transfer backend; mooncake_tcp needs no RDMA"
+    )
     ib_device: str | None = Field(None, description="RDMA device(s), as SGLang's flag takes them")
-
-
-class Store(_Model):
-    """L3: a Mooncake master and the processes that hold its segments."""
-
-    backend: Literal["mooncake"] = "mooncake"
-    holders: int = Field(1, ge=1, description="segment holder processes; KV outlives any worker")
-    segment_gb: float = Field(4.0, gt=0, description="memory a holder gives to the store, GB")
-    protocol: Literal["tcp", "rdma"] | None = None
-    device: str = Field("", description="RDMA device names for protocol rdma")
-    namespace: str | None = Field(
-        None, description="prefix of every key; derived from all that shapes the bytes when unset"
-    )
-    master: str | None = Field(
-        None, description="host:port of a running master; then no store process is started"
-    )
-    port: Port | None = Field(None, description="master RPC")
-    metrics_port: Port | None = Field(None, description="master HTTP; of the given master too")
 
 
 class Gateway(_Model):
@@ -127,10 +174,34 @@ class Gateway(_Model):
     request_timeout_s: int = Field(600, ge=1, description="of a whole request, streaming included")
 
 
+class Nodes(_Model):
+    """The nodes a topology is meant for: `check` and `plan` take them in place of this machine.
+
+    `up` looks at the real ones.
+    """
+
+    count: int = Field(1, ge=1, le=1024)
+    gpus: int = Field(8, ge=0, description="GPUs of a node")
+    memory_gb: float = Field(gt=0, description="RAM of a node, GB")
+    gpu_gb: float | None = Field(
+        None,
+        gt=0,
+        description="memory of one GPU, GB; with it the budget can tell the size of L1, and of an "
+        "L2 that is given by ratio",
+    )
+
+
 class Memory(_Model):
     """What the memory budget may count on."""
 
     host_gb: float | None = Field(None, gt=0, description="RAM of a node for this cluster, GB")
+
+
+class Traffic(_Model):
+    """What the requests will look like, as far as checks can use it."""
+
+    answer_tokens: int | None = Field(None, ge=1, description="shortest answer worth reusing")
+    prompt_tokens: int | None = Field(None, ge=1, description="longest prompt")
 
 
 class Timeouts(_Model):
@@ -155,9 +226,11 @@ class Topology(_Model):
     prefill: Worker = Field(default_factory=lambda: Worker())
     decode: Worker = Field(default_factory=lambda: Worker())
     transfer: Transfer = Field(default_factory=Transfer)
-    store: Store = Field(default_factory=lambda: Store())
+    store: Store = Field(default_factory=lambda: MooncakeStore())
     gateway: Gateway = Field(default_factory=lambda: Gateway())
     memory: Memory = Field(default_factory=lambda: Memory())
+    nodes: Nodes | None = Field(None, description="unset: this machine")
+    traffic: Traffic = Field(default_factory=lambda: Traffic())
     timeouts: Timeouts = Field(default_factory=lambda: Timeouts())
 
     def worker(self, role: Role) -> Worker:

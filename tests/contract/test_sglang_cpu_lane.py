@@ -321,3 +321,15 @@ def round_trips():
 @pytest.mark.parametrize("case", ROUND_TRIPS, ids=lambda case: "-".join(map(str, case)))
 def test_kv_survives_the_way_through_sglangs_host_pool(round_trips, case):
     assert round_trips[case] is True
+
+
+def test_the_engine_forks_its_children_and_uses_the_rest_of_multiprocessing_as_it_is():
+    code = (
+        "from sglang.srt.plugins import load_plugins; load_plugins()\n"
+        "import multiprocessing\n"
+        "from sglang.srt.entrypoints import engine\n"
+        "import inspect\n"
+        "calls = inspect.getsource(engine).count('mp.Process(')\n"
+        "print(engine.mp.Process._start_method, engine.mp.Pipe is multiprocessing.Pipe, calls > 2)"
+    )
+    assert printed(code) == "fork True True"

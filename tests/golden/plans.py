@@ -17,9 +17,10 @@ from pdcache.models.view import model_view
 from pdcache.plan import Plan, build_plan
 from pdcache.sglang_cpu import pythonpath_folder
 from pdcache.topology import Topology, load_topology, parse_topology
-from pdcache.topology.facts import GIB, Facts, ModelView, Node
+from pdcache.topology.facts import GIB, Facts, ModelView, Node, meant_nodes
 
 ROOT = Path(__file__).resolve().parents[2]
+CODE = ROOT / "examples" / "custom_backend"
 SHIPPED = {path.stem: path for path in sorted((ROOT / "topologies").glob("*.yaml"))}
 
 QWEN = ModelView(
@@ -30,10 +31,22 @@ QWEN = ModelView(
     weights_digest="Qwen/Qwen3-8B",
     tokenizer_digest="Qwen/Qwen3-8B",
 )
-MODELS = {
-    name: replace(model_view(name), path=f"/models/{name}")
-    for name in ("smollm2-135m", "tiny-random")
-} | {"Qwen/Qwen3-8B": QWEN}
+HUB_MODELS = (
+    "deepseek-ai/DeepSeek-R1",
+    "Qwen/Qwen3-235B-A22B-Instruct-2507",
+    "Qwen/Qwen3-32B",
+)
+MODELS = (
+    {
+        name: replace(model_view(name), path=f"/models/{name}")
+        for name in ("smollm2-135m", "tiny-random")
+    }
+    | {
+        name: replace(model_view(name), path=name, weights_digest=name, tokenizer_digest=name)
+        for name in HUB_MODELS
+    }
+    | {"Qwen/Qwen3-8B": QWEN}
+)
 
 ONE_CPU_NODE = (Node(),)
 ONE_GPU_NODE = (Node(memory_bytes=256 * GIB, cpus=64, gpus=8),)
@@ -70,9 +83,16 @@ def shipped(name: str, *overrides: str) -> Topology:
     return load_topology(SHIPPED[name], overrides)
 
 
+def shipped_with_facts(name: str) -> tuple[Topology, Facts]:
+    """A shipped topology on the nodes that it is meant for, with the code that it sends."""
+    topology = shipped(name)
+    code = {path.name: path.read_text() for path in CODE.glob("*.py")}
+    used = code if topology.store.backend == "dynamic" else {}
+    return topology, fixed_facts(meant_nodes(topology) or ONE_CPU_NODE, code=used)
+
+
 GOLDEN: dict[str, tuple[Topology, Facts]] = {
-    "prefill_only": (shipped("prefill_only"), fixed_facts()),
-    "full_offload": (shipped("full_offload"), fixed_facts()),
+    **{name: shipped_with_facts(name) for name in SHIPPED},
     "full_offload_cuda": (shipped("full_offload", *CUDA), fixed_facts(ONE_GPU_NODE)),
     "three_nodes": (
         parse_topology(THREE_NODES, source="three_nodes.yaml"),
@@ -95,6 +115,6 @@ def comparable(plan: Plan) -> dict[str, Any]:
     """The plan as JSON data without the one path that depends on where pdcache is installed."""
     text = json.dumps(plan.as_json())
     data: dict[str, Any] = json.loads(
-        text.replace(json.dumps(str(pythonpath_folder())), '"<folder of the CPU lane>"')
+        text.replace(str(pythonpath_folder()), "<folder of the CPU lane>")
     )
     return data

@@ -5,32 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from pdcache.checks.finding import Finding
-from pdcache.checks.rule import Subject, finding, rule
-from pdcache.topology.schema import Role
+from pdcache.checks.finding import Finding, Severity
+from pdcache.checks.rule import Subject, finding, rule, yaml_at
+from pdcache.topology.ports import given_ports
+from pdcache.topology.schema import WORKER_ROLES
+
+LAST_PORT = 65_535
+ZMQ_DELTA, ZMQ_PORTS = 233, 7
+"""With DP attention SGLang takes so many ports so far above a server's HTTP port."""
 
 
 @rule("port-clash", "two processes of one topology cannot have one port")
 def port_clash(subject: Subject) -> Iterable[Finding]:
     """No two given ports are the same."""
-    topology = subject.topology
-    given = [("gateway.port", topology.gateway.port)]
-    for role in (Role.PREFILL, Role.DECODE):
-        worker = topology.worker(role)
-        for key in ("port", "bootstrap_port"):
-            first = getattr(worker, key)
-            if first is not None:
-                given += [(f"{role}.{key}", first + i) for i in range(worker.workers)]
-    if topology.store.master is None:
-        given += [
-            (f"store.{key}", getattr(topology.store, key))
-            for key in ("port", "metrics_port")
-            if getattr(topology.store, key)
-        ]
-    counts = Counter(port for _, port in given)
-    for path, port in given:
-        if counts[port] > 1:
-            others = sorted({other for other, p in given if p == port and other != path})
+    rows = given_ports(subject.topology)
+    counts = Counter(port for row in rows.values() for port in row)
+    for path, row in rows.items():
+        port = next((port for port in row if counts[port] > 1), None)
+        if port is not None:
+            others = sorted(other for other, ports in rows.items() if port in ports)
+            others.remove(path)
             yield finding(
                 "port-clash",
                 "error",
@@ -38,6 +32,51 @@ def port_clash(subject: Subject) -> Iterable[Finding]:
                 f"port {port} is also taken by {', '.join(others) or path}.",
                 fix=f"# remove {path}: a free port is chosen",
             )
+
+
+@rule("port-range", "there is no port above 65535, and servers of one role count up from the first")
+def port_range(subject: Subject) -> Iterable[Finding]:
+    """Every port of a row exists."""
+    for path, row in given_ports(subject.topology).items():
+        if row[-1] > LAST_PORT:
+            first = LAST_PORT + 1 - len(row)
+            yield finding(
+                "port-range",
+                "error",
+                path,
+                f"{len(row)} ports from {row[0]} on end at {row[-1]}.",
+                fix=yaml_at(path, first)
+                if first > 1024
+                else f"# remove {path}: free ports are chosen",
+            )
+
+
+@rule(
+    "sglang-ports",
+    "with DP attention on one node a server takes seven ports from 233 above its HTTP port on "
+    "(sglang 0.5.23 server_args.py:817-850)",
+)
+def sglang_ports(subject: Subject) -> Iterable[Finding]:
+    """No given port is one that SGLang takes for itself."""
+    severity: Severity = "error" if len(subject.facts.nodes) == 1 else "warning"
+    rows = given_ports(subject.topology)
+    for role in WORKER_ROLES:
+        worker = subject.topology.worker(role)
+        if worker.attn_dp == 1 or worker.nodes > 1 or worker.port is None:
+            continue
+        first = worker.port + ZMQ_DELTA
+        own = range(first, first + ZMQ_PORTS + worker.workers - 1)
+        for path, row in rows.items():
+            taken = next((port for port in row if port in own), None)
+            if taken is not None:
+                yield finding(
+                    "sglang-ports",
+                    severity,
+                    path,
+                    f"a {role} server with attn_dp {worker.attn_dp} takes port {taken} on its "
+                    "node.",
+                    fix=f"# remove {path}: a free port is chosen",
+                )
 
 
 @rule("gateway-exposed", "anyone who reaches the gateway can use the cluster and read timing")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pdcache.checks.finding import Finding
+from pdcache.checks.queries import flags
 from pdcache.checks.rule import Subject, finding, rule
+from pdcache.sglang.server_args import canonical
+from pdcache.topology.hicache import storage_options
 from pdcache.topology.schema import Mode, Role
-from pdcache.topology.settings import flag_name, storage_options
 
 OWNED = frozenset(
     [
@@ -17,6 +19,15 @@ OWNED = frozenset(
         "dtype",
         "page_size",
         "tp_size",
+        "pp_size",
+        "dp_size",
+        "attn_dp_size",
+        "ep_size",
+        "nnodes",
+        "node_rank",
+        "dist_init_addr",
+        "kv_events_config",
+        "radix_eviction_policy",
         "host",
         "port",
         "device",
@@ -25,6 +36,10 @@ OWNED = frozenset(
         "disaggregation_bootstrap_port",
         "disaggregation_ib_device",
         "disaggregation_decode_enable_offload_kvcache",
+        "disaggregation_decode_enable_radix_cache",
+        "disaggregation_decode_retraction_backup",
+        "hicache_host_memory_fraction",
+        "hicache_host_memory_mode",
         "enable_hierarchical_cache",
         "hicache_ratio",
         "hicache_size",
@@ -39,6 +54,7 @@ OWNED = frozenset(
         "chunked_prefill_size",
         "mem_fraction_static",
         "context_length",
+        "enable_dp_attention",
         "enable_metrics",
         "enable_cache_report",
     ]
@@ -50,7 +66,7 @@ def owned_flag(subject: Subject) -> Iterable[Finding]:
     """``args`` holds no flag that has a key of its own."""
     for role in (Role.PREFILL, Role.DECODE):
         for name in subject.topology.worker(role).args:
-            if flag_name(name) in OWNED:
+            if canonical(name) in OWNED:
                 yield finding(
                     "owned-flag",
                     "error",
@@ -63,7 +79,7 @@ def owned_flag(subject: Subject) -> Iterable[Finding]:
 @rule(
     "mode-flags",
     "flags that work against the mode give zero hits or a crash "
-    "(sglang 0.5.23 arg_groups/kv_cache_hook.py; sglang issues 27666, 17193)",
+    "(sglang issue 17193; sglang 0.5.23 speculative/spec_info.py:102, arg_groups/kv_cache_hook.py)",
 )
 def mode_flags(subject: Subject) -> Iterable[Finding]:
     """No flag works against the mode."""
@@ -80,69 +96,62 @@ def mode_flags(subject: Subject) -> Iterable[Finding]:
     if topology.mode is not Mode.FULL_OFFLOAD:
         return
     for role in (Role.PREFILL, Role.DECODE):
-        for name in topology.worker(role).args:
-            flag = flag_name(name)
-            if flag == "speculative_algorithm":
-                yield finding(
-                    "mode-flags",
-                    "error",
-                    f"{role}.args.{name}",
-                    "speculative decoding hashes token pairs on prefill and single tokens on "
-                    "decode: nothing that decode offloads is ever found.",
-                    fix="mode: prefill_only",
-                )
-            if flag in ("disaggregation_decode_enable_radix_cache", "enable_hisparse"):
-                yield finding(
-                    "mode-flags",
-                    "error",
-                    f"{role}.args.{name}",
-                    "decode radix cache and decode offload do not work together.",
-                    fix=f"# remove {role}.args.{name}",
-                )
-
-
-@rule("no-effect", "a setting that is accepted and does nothing hides what really happens")
-def no_effect(subject: Subject) -> Iterable[Finding]:
-    """No key is set on a role that has no use for it."""
-    decode = subject.topology.decode
-    unused = [
-        f"decode.{key}"
-        for key in ("bootstrap_port", "chunked_prefill_size")
-        if getattr(decode, key) is not None
-    ]
-    unused += [
-        f"decode.hicache.{key}"
-        for key in sorted(decode.hicache.model_fields_set)
-        if key.startswith("prefetch_")
-    ]
-    for path in unused:
-        yield finding(
-            "no-effect",
-            "error",
-            path,
-            "only prefill workers use this; on decode it does nothing.",
-            fix=f"# remove {path}, or set {path.replace('decode', 'prefill', 1)}",
-        )
+        given = flags(subject, role)
+        if flag := given.get("speculative_algorithm"):
+            yield finding(
+                "mode-flags",
+                "error",
+                flag.path,
+                "speculative decoding hashes token pairs on prefill and single tokens on decode: "
+                "nothing that decode offloads is ever found.",
+                fix="mode: prefill_only",
+            )
+        if flag := given.get("enable_hisparse"):
+            yield finding(
+                "mode-flags",
+                "error",
+                flag.path,
+                "HiSparse keeps decode's KV in a pool of its own, which decode offload does not "
+                "know.",
+                fix=f"# remove {flag.path}",
+            )
 
 
 @rule(
     "prefetch-threshold",
     "a hit beyond L1/L2 below the threshold is never loaded; no exported "
-    "metric tells (sglang 0.5.23 mem_cache/unified_radix_cache.py:3190)",
+    "metric tells (sglang 0.5.23 mem_cache/unified_radix_cache.py:2149, 3190)",
 )
 def prefetch_threshold(subject: Subject) -> Iterable[Finding]:
-    """In full_offload the prefetch threshold is at most one page."""
-    topology = subject.topology
+    """The prefetch threshold is at most what an answer, or in prefill_only a prompt, adds to L3."""
+    topology, traffic = subject.topology, subject.topology.traffic
     setting = storage_options(topology)["prefetch_threshold"]
-    if topology.mode is Mode.FULL_OFFLOAD and setting.value > topology.page_size:
+    # SGLang takes one page at least.
+    page = max(topology.page_size, int(subject.asked[Role.PREFILL]["page_size"].value))
+    longest = None if traffic.prompt_tokens is None else traffic.prompt_tokens // page * page
+    # The last token of an answer has no KV; unknown answers may be as short as a page.
+    stored = ((traffic.answer_tokens or 1) - 1) // page * page
+    if longest is not None and setting.value > max(page, longest):
         yield finding(
             "prefetch-threshold",
             "error",
             setting.path,
-            f"with a threshold of {setting.value} tokens an answer shorter than that is written to "
-            "L3 and never read on a prefill that still holds the prompt: decode offload would gain "
+            f"with a threshold of {setting.value} tokens a prompt of {traffic.prompt_tokens} is "
+            "never read from L3.",
+            page,
+        )
+    elif topology.mode is Mode.FULL_OFFLOAD and setting.value > max(page, stored):
+        short = "shorter than that"
+        if traffic.answer_tokens is not None:
+            short = f"of {traffic.answer_tokens}, which adds {stored} in whole pages,"
+        yield finding(
+            "prefetch-threshold",
+            "error",
+            setting.path,
+            f"with a threshold of {setting.value} tokens an answer {short} is written to L3 and "
+            "never read on a prefill that still holds the prompt: decode offload would gain "
             "nothing there.",
-            topology.page_size,
+            page,
         )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pdcache.checks.budget import model_path
 from pdcache.checks.finding import Finding
 from pdcache.checks.rule import Subject, finding, rule, yaml_at, yaml_text
-from pdcache.topology.schema import Mode, Role
-from pdcache.topology.settings import KV_ARGS
+from pdcache.topology.schema import WORKER_ROLES, Mode, Role
+from pdcache.topology.settings import KV_ARGS, attention_tp
 
 
 def _differs(subject: Subject, key: str) -> tuple[object, object] | None:
@@ -189,15 +189,21 @@ def tokenizer(subject: Subject) -> Iterable[Finding]:
 def tp(subject: Subject) -> Iterable[Finding]:
     """Equal TP on both roles of full_offload, unless the model is MLA."""
     topology = subject.topology
-    if topology.mode is not Mode.FULL_OFFLOAD or topology.prefill.tp == topology.decode.tp:
-        return
+    sizes = {role: attention_tp(topology.worker(role)) for role in WORKER_ROLES}
+    unequal = sizes[Role.PREFILL] != sizes[Role.DECODE]
     view = subject.facts.models.get(topology.model.path)
-    if view is None or not view.is_mla:
-        yield finding(
-            "tp",
-            "error",
-            "decode.tp",
-            f"prefill has tp {topology.prefill.tp} and decode tp {topology.decode.tp} on one "
-            "store; decode's pages would hold other heads than prefill reads.",
-            topology.prefill.tp,
-        )
+    if topology.mode is not Mode.FULL_OFFLOAD or not unequal or (view and view.is_mla):
+        return
+    layout = subject.resolved[Role.PREFILL]["hicache_mem_layout"].value
+    common = getattr(topology.store, "tp_lcm_size", None)
+    if layout == "page_head" and common and not any(common % size for size in sizes.values()):
+        return
+    yield finding(
+        "tp",
+        "error",
+        "decode.tp",
+        f"prefill has attention tp {sizes[Role.PREFILL]} and decode {sizes[Role.DECODE]} on one "
+        "store; decode's pages would hold other heads than prefill reads. With Mooncake, layout "
+        "page_head and store.tp_lcm_size make heads objects of their own.",
+        fix=yaml_text({"decode": {"tp": topology.prefill.tp, "attn_dp": topology.prefill.attn_dp}}),
+    )

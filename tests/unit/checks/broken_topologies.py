@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import yaml
+from broken import Broken
+from broken_sharing import BROKEN_SHARING, CODE
+from broken_sizes import BROKEN_SIZES
 from golden.plans import MODELS, ONE_CPU_NODE, fixed_facts
 
 from pdcache.checks import Finding, check
 from pdcache.topology import parse_topology
-from pdcache.topology.facts import Facts, ModelView, Node
+from pdcache.topology.facts import Facts, ModelView, Node, meant_nodes
 
 BASE = """
 name: small
@@ -29,25 +32,6 @@ VIEWS = MODELS | {
         remedy="Give a complete folder.",
     ),
 }
-
-
-@dataclass(frozen=True)
-class Broken:
-    """YAML over `BASE` and the finding it gives: rule, severity, path, and whether its fix is YAML
-    that mends it (or a comment that says what to take out).
-    """
-
-    rule: str
-    yaml: str
-    severity: str
-    path: str
-    fixed_by_yaml: bool = True
-    nodes: tuple[Node, ...] = ONE_CPU_NODE
-
-    @property
-    def label(self) -> str:
-        """Name of the case in test reports."""
-        return f"{self.rule}: {' '.join(self.yaml.split())}"
 
 
 BROKEN = [
@@ -97,6 +81,10 @@ BROKEN = [
     Broken("tokenizer", "decode: {model_path: other-tokenizer}", "error",
            "decode.tokenizer_path"),
     Broken("tp", "prefill: {tp: 2}", "error", "decode.tp"),
+    Broken("tp", "prefill: {tp: 2, attn_dp: 2}\ndecode: {tp: 2}", "error", "decode.tp"),
+    Broken("tp", "prefill: {tp: 2}\nstore: {tp_lcm_size: 2}", "error", "decode.tp"),
+    Broken("tp", "prefill: {tp: 2}\nhicache: {layout: page_head, io_backend: kernel}\n"
+           "store: {tp_lcm_size: 3}", "error", "decode.tp"),
     Broken("owned-flag", "prefill: {args: {page-size: 32}}", "error", "prefill.args.page-size",
            fixed_by_yaml=False),
     Broken("owned-flag", "decode: {args: {--hicache_mem_layout: page_head}}", "error",
@@ -105,7 +93,7 @@ BROKEN = [
            "decode.hicache"),
     Broken("mode-flags", "prefill: {args: {speculative-algorithm: EAGLE}}", "error",
            "prefill.args.speculative-algorithm"),
-    Broken("mode-flags", "decode: {args: {disaggregation-decode-enable-radix-cache: true}}",
+    Broken("owned-flag", "decode: {args: {disaggregation-decode-enable-radix-cache: true}}",
            "error", "decode.args.disaggregation-decode-enable-radix-cache", fixed_by_yaml=False),
     Broken("mode-flags", "decode: {args: {enable-hisparse: true}}", "error",
            "decode.args.enable-hisparse", fixed_by_yaml=False),
@@ -138,12 +126,15 @@ BROKEN = [
     Broken("chunk-size", "prefill: {chunked_prefill_size: 7}", "error",
            "prefill.chunked_prefill_size"),
     Broken("segment-size", "store: {segment_gb: 0.01}", "error", "store.segment_gb"),
+    Broken("segment-size", "store: {worker_segment_gb: 0.03}\nprefill: {tp: 2}\n"
+           "decode: {tp: 2}", "error", "store.worker_segment_gb"),
     Broken("host-memory", "prefill: {max_total_tokens: 100000}", "error", "hicache.ratio"),
-    Broken("host-memory", "store: {segment_gb: 12}", "error", "hicache.ratio"),
-    Broken("host-memory", "hicache: {size_gb: 12}", "error", "hicache.ratio"),
-    Broken("host-memory", "decode: {hicache: {size_gb: 12}}", "error", "hicache.ratio"),
+    Broken("host-memory", "store: {segment_gb: 12}", "error", "store.segment_gb"),
+    Broken("host-memory", "hicache: {size_gb: 12}", "error", "hicache.size_gb"),
+    Broken("host-memory", "decode: {hicache: {size_gb: 12}}", "error",
+           "decode.hicache.size_gb"),
     Broken("host-memory", "memory: {host_gb: 7}\nprefill: {max_total_tokens: 4096}", "error",
-           "hicache.ratio"),
+           "store.segment_gb"),
     Broken("host-memory", "device: cuda\nprefill: {mem_fraction_static: 0.8}", "info",
            "hicache.size_gb", nodes=(Node(gpus=2, memory_bytes=1 << 40),)),
     Broken("gpus", "device: cuda", "warning", "device"),
@@ -152,9 +143,45 @@ BROKEN = [
     Broken("port-clash", "prefill: {port: 8000}", "error", "prefill.port", fixed_by_yaml=False),
     Broken("port-clash", "store: {port: 20500, metrics_port: 20500}", "error", "store.port",
            fixed_by_yaml=False),
+    Broken("port-clash", "store: {port: 20500, metrics_port: 20501, ha: {masters: 2}}", "error",
+           "store.metrics_port", fixed_by_yaml=False),
+    Broken("port-clash", "store: {backend: hf3fs, path: /3fs, port: 8000}", "error", "store.port",
+           fixed_by_yaml=False),
+    Broken("port-clash", "prefill: {kv_events: {}}\ndecode: {kv_events: {}}", "error",
+           "decode.kv_events.port", fixed_by_yaml=False),
+    Broken("port-clash", "prefill: {workers: 2, kv_events: {port: 5557, replay_port: 5558}}",
+           "error", "prefill.kv_events.replay_port", fixed_by_yaml=False),
     Broken("port-clash", "prefill: {workers: 2, bootstrap_port: 8998}\ndecode: {port: 8999}",
            "error", "decode.port", fixed_by_yaml=False),
     Broken("gateway-exposed", "gateway: {host: 0.0.0.0}", "warning", "gateway.host"),
+    Broken("owned-flag", "decode: {args: {tensor-parallel-size: 2}}", "error",
+           "decode.args.tensor-parallel-size", fixed_by_yaml=False),
+    Broken("owned-flag", "prefill: {args: {--tp: 2}}", "error", "prefill.args.--tp",
+           fixed_by_yaml=False),
+    Broken("args", "prefill: {args: {enable-mixed-chunks: true}}", "error",
+           "prefill.args.enable-mixed-chunks", fixed_by_yaml=False),
+    Broken("args", "decode: {args: {no-such-thing: 1}}", "error", "decode.args.no-such-thing",
+           fixed_by_yaml=False),
+    Broken("args", "prefill: {args: {kv-cache-dt: fp8_e5m2}}", "error",
+           "prefill.args.kv-cache-dt", fixed_by_yaml=False),
+    Broken("args", "prefill: {args: {kv-cache-dtype: fp8}}", "error",
+           "prefill.args.kv-cache-dtype"),
+    Broken("args", "decode: {args: {--enable-mixed-chunk: 'yes'}}", "error",
+           "decode.args.--enable-mixed-chunk"),
+    Broken("args", "decode: {args: {stream_interval: 2.0}}", "error",
+           "decode.args.stream_interval"),
+    Broken("args", "decode: {args: {watchdog_timeout: false}}", "error",
+           "decode.args.watchdog_timeout"),
+    Broken("args", "decode: {args: {chat_template: true}}", "error",
+           "decode.args.chat_template", fixed_by_yaml=False),
+    Broken("args", "decode: {args: {enable-tf32-matmul: false}}", "error",
+           "decode.args.enable-tf32-matmul", fixed_by_yaml=False),
+    Broken("args", "decode: {args: {config: more.yaml}}", "error", "decode.args.config",
+           fixed_by_yaml=False),
+    Broken("args", "prefill: {args: {disable-cuda-graph: true}}", "warning",
+           "prefill.args.disable-cuda-graph", fixed_by_yaml=False),
+    *BROKEN_SIZES,
+    *BROKEN_SHARING,
 ]  # fmt: skip
 
 
@@ -169,13 +196,21 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def world(nodes: Iterable[Node] = ONE_CPU_NODE) -> Facts:
-    """Nodes, and models of which some cannot be used together."""
-    return fixed_facts(nodes, models=VIEWS)
+    """Nodes, models of which some cannot be used together, and packages that are not there."""
+    return fixed_facts(
+        nodes, models=VIEWS, code=CODE, missing=frozenset({"aibrix_kvcache", "nixl"})
+    )
 
 
 def data_of(text: str) -> dict[str, Any]:
     """`BASE` with a YAML text laid over it."""
     return merged(yaml.safe_load(BASE), yaml.safe_load(text) or {})
+
+
+def facts_of(case: Broken, data: Mapping[str, Any]) -> Facts:
+    """The world of a case: its nodes, or those that the topology is meant for."""
+    topology = parse_topology(yaml.safe_dump(dict(data)), source="t.yaml")
+    return world(meant_nodes(topology) if case.nodes is None else case.nodes)
 
 
 def findings_of(data: Mapping[str, Any], facts: Facts, *skip: str) -> list[Finding]:

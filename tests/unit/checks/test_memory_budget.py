@@ -8,15 +8,20 @@ from broken_topologies import data_of, findings_of, world
 from golden.plans import GOLDEN, MODELS, ONE_GPU_NODE, fixed_facts
 
 from pdcache.checks.budget import (
+    ETCD_BYTES,
     HOLDER_BYTES,
+    MASTER_BYTES,
+    METADATA_BYTES,
     RAY_BYTES,
     SERVER_BYTES,
     SYSTEM_BYTES,
     NodeBudget,
     budget,
+    l2_tokens,
 )
-from pdcache.topology import parse_topology
+from pdcache.topology import Role, parse_topology
 from pdcache.topology.facts import Node
+from pdcache.topology.settings import role_settings
 
 # SmolLM2 in 32 bits: 2 (K, V) x 30 layers x 3 heads x 64 numbers a token.
 TOKEN = 2 * 30 * 3 * 64 * 4
@@ -46,11 +51,11 @@ def test_every_part_of_a_small_full_offload_cluster() -> None:
         "prefill-0 process": SERVER_BYTES,
         "prefill-0 weights": WEIGHTS,
         "prefill-0 L1": 8192 * TOKEN,
-        "prefill-0 L2": 16384 * TOKEN,
+        "prefill-0 L2": (16384 + 64) * TOKEN,
         "decode-0 process": SERVER_BYTES,
         "decode-0 weights": WEIGHTS,
         "decode-0 L1": 8192 * TOKEN,
-        "decode-0 offload staging": 2048 * TOKEN,
+        "decode-0 offload staging": (2048 + 64) * TOKEN,
     }
     assert found["store-holder-0 segment"] == 2_000_000_000
     assert found["store-holder-0 process"] == HOLDER_BYTES
@@ -62,15 +67,15 @@ def test_every_part_of_a_small_full_offload_cluster() -> None:
     ("text", "part", "size"),
     [
         ("prefill: {max_total_tokens: 1000}", "prefill-0 L1", 1000 * TOKEN),
-        ("prefill: {max_total_tokens: 1000}", "prefill-0 L2", 2000 * TOKEN),
-        ("hicache: {ratio: 3.5}", "prefill-0 L2", int(8192 * 3.5) * TOKEN),
+        ("prefill: {max_total_tokens: 1000}", "prefill-0 L2", (1920 + 64) * TOKEN),
+        ("hicache: {ratio: 3.5}", "prefill-0 L2", (28672 + 64) * TOKEN),
         ("hicache: {size_gb: 3}", "prefill-0 L2", 3_000_000_000),
         ("prefill: {tp: 2, hicache: {size_gb: 3}}", "prefill-0 L2", 6_000_000_000),
         ("prefill: {tp: 2}", "prefill-0 process", 2 * SERVER_BYTES),
         ("prefill: {tp: 2}", "prefill-0 L1", 8192 * TOKEN),
         ("model: {path: smollm2-135m, dtype: bfloat16}", "prefill-0 weights", WEIGHTS // 2),
         ("model: {path: smollm2-135m, dtype: bfloat16}", "prefill-0 L1", 8192 * TOKEN // 2),
-        ("decode: {hicache: {ratio: 1.0}}", "decode-0 offload staging", 8192 * TOKEN),
+        ("decode: {hicache: {ratio: 1.0}}", "decode-0 offload staging", (8192 + 64) * TOKEN),
         ("decode: {hicache: {size_gb: 1}}", "decode-0 offload staging", 1_000_000_000),
         ("store: {segment_gb: 0.5}", "store-holder-0 segment", 500_000_000),
     ],
@@ -141,3 +146,130 @@ def test_too_much_memory_is_told_with_its_largest_parts() -> None:
 def test_the_numbers_of_the_model_are_those_of_its_view() -> None:
     view = MODELS["smollm2-135m"]
     assert (view.kv_values_per_token * 4, view.parameters * 4) == (TOKEN, WEIGHTS)
+
+
+def test_plain_decode_keeps_a_pool_for_the_requests_it_puts_back() -> None:
+    """A fifth of L1, and at least one whole request."""
+    text = "mode: prefill_only\ndecode: {max_total_tokens: 8000}\n"
+    longest = "model: {path: smollm2-135m, context_length: 1000}"
+    assert parts(text + longest)["decode-0 retraction backup"] == 1600 * TOKEN
+    longest = "model: {path: smollm2-135m, context_length: 4000}"
+    assert parts(text + longest)["decode-0 retraction backup"] == 4000 * TOKEN
+    longest = "model: {path: smollm2-135m, context_length: 16000}"
+    assert parts(text + longest)["decode-0 retraction backup"] == 8000 * TOKEN
+
+
+def test_without_a_context_length_a_request_is_as_long_as_the_model_can_read() -> None:
+    found = parts("mode: prefill_only\ndecode: {max_total_tokens: 4096}")
+    longest = min(MODELS["smollm2-135m"].max_positions, 4096)
+    assert found["decode-0 retraction backup"] == max(4096 // 5, longest) * TOKEN
+
+
+@pytest.mark.parametrize("key", ["retraction_backup: cpu_tensor", "radix_cache: true"])
+def test_decode_that_keeps_them_elsewhere_has_no_such_pool(key: str) -> None:
+    found = parts(f"mode: prefill_only\ndecode: {{{key}}}")
+    assert found["decode-0 retraction backup"] == 0
+
+
+def test_decode_that_offloads_and_prefill_have_a_pool_already() -> None:
+    assert not [name for name in parts() if "retraction" in name]
+    plain = parts("mode: prefill_only")
+    assert [name for name in plain if "retraction" in name] == ["decode-0 retraction backup"]
+
+
+def test_every_server_that_uses_the_store_gives_the_segment_it_is_told_to() -> None:
+    text = "prefill: {workers: 2}\nstore: {worker_segment_gb: 0.5, holders: 0}"
+    found = {name: size for name, size in parts(text).items() if name.endswith(" segment")}
+    assert found == dict.fromkeys(
+        ["prefill-0 segment", "prefill-1 segment", "decode-0 segment"], 500_000_000
+    )
+    plain = parts(f"mode: prefill_only\n{text}")
+    assert "prefill-0 segment" in plain
+    assert "decode-0 segment" not in plain
+
+
+def test_the_parts_of_a_server_are_divided_over_its_nodes() -> None:
+    text = "prefill: {tp: 4, nodes: NODES, hicache: {size_gb: 3}}\nstore: {worker_segment_gb: 0.5}"
+    nodes = tuple(Node(f"10.0.0.{i}", memory_bytes=64 << 30) for i in range(2))
+    (whole,) = budgets(text.replace("NODES", "1"), nodes[:1])
+    first, second = budgets(text.replace("NODES", "2"), nodes)
+    for part in ("process", "weights", "L1", "L2", "segment"):
+        half = first.parts[f"prefill-0 {part}"]
+        assert half == second.parts[f"prefill-0-rank-1 {part}"]
+        assert 2 * half == whole.parts[f"prefill-0 {part}"]
+
+
+@pytest.mark.parametrize(
+    ("section", "process", "size"),
+    [
+        ("{ha: {masters: 2}}", "store-master-1", MASTER_BYTES),
+        ("{ha: {masters: 2}}", "store-etcd", ETCD_BYTES),
+        ("{backend: hf3fs, path: /3fs}", "store-metadata", METADATA_BYTES),
+    ],
+)
+def test_every_process_of_a_store_is_counted(section: str, process: str, size: int) -> None:
+    assert parts(f"store: {section}")[f"{process} process"] == size
+
+
+def test_a_folder_costs_no_memory() -> None:
+    found = parts("store: {backend: file, path: /nfs}")
+    assert not [name for name in found if name.startswith("store")]
+
+
+@pytest.mark.parametrize("ratio", [0.25, 2.0, 3.5])
+@pytest.mark.parametrize(("l1", "page"), [(8192, 64), (1000, 64), (1000, 1), (100, 64)])
+def test_an_l2_by_ratio_is_whole_pages_of_l1_times_the_ratio_and_one_page_more(
+    ratio: float, l1: int, page: int
+) -> None:
+    """SGLang keeps one page to pad with (mem_cache/pool_host/base.py)."""
+    found = tokens_of_l2(f"page_size: {page}\nhicache: {{ratio: {ratio}}}", l1)
+    assert found is not None
+    assert found % page == 0
+    assert 0 < found - l1 // page * page * ratio <= page
+
+
+def test_an_l2_by_size_is_the_pages_that_fit_and_one_page_more() -> None:
+    text = "hicache: {size_gb: 3}"
+    assert tokens_of_l2(text, 8192) == (3_000_000_000 // TOKEN // 64 + 1) * 64
+    assert tokens_of_l2(text, None) == tokens_of_l2(text, 8192)
+
+
+@pytest.mark.parametrize(
+    ("text", "l1", "token"),
+    [
+        ("hicache: {ratio: 2.0}", None, TOKEN),
+        ("hicache: {size_gb: 3}", 8192, 0),
+        ("hicache: {host_memory_fraction: 0.5}", 8192, TOKEN),
+    ],
+    ids=["ratio of an unknown L1", "size of unknown tokens", "share of what is free"],
+)
+def test_an_l2_is_unknown_where_what_it_is_made_of_is(
+    text: str, l1: int | None, token: int
+) -> None:
+    assert tokens_of_l2(text, l1, token) is None
+
+
+def tokens_of_l2(text: str, l1: int | None, token: int = TOKEN) -> int | None:
+    topology = parse_topology(yaml.safe_dump(data_of(text)), source="t.yaml")
+    return l2_tokens(role_settings(topology, Role.PREFILL), token, l1)
+
+
+ON_GPUS = "device: cuda\nmodel: {path: Qwen/Qwen3-8B}\n"
+
+
+def test_where_the_memory_of_a_gpu_is_known_so_are_l1_and_l2() -> None:
+    """A share of the GPU, less the weights, divided by the KV of a token."""
+    view = MODELS["Qwen/Qwen3-8B"]
+    kv, weights = view.kv_values_per_token * 2, view.parameters * 2
+    text = ON_GPUS + "nodes: {memory_gb: 256, gpu_gb: 80}\nprefill: {mem_fraction_static: 0.8}"
+    (node,) = budgets(text, ONE_GPU_NODE)
+    assert node.unknown == ()
+    l1 = int(80e9 * 0.8 - weights) // kv
+    assert node.parts["prefill-0 L2"] == (int(l1 // 64 * 64 * 2.0) // 64 + 1) * 64 * kv
+
+
+def test_weights_and_kv_of_a_gpu_are_those_of_one_rank() -> None:
+    text = ON_GPUS + "nodes: {memory_gb: 256, gpu_gb: 80}\nprefill: {mem_fraction_static: 0.8, tp: "
+    (one,), (four,) = (budgets(f"{text}{tp}}}", ONE_GPU_NODE) for tp in (1, 4))
+    # Four GPUs hold the weights once, so more than four times the KV.
+    assert four.parts["prefill-0 L2"] > 4 * one.parts["prefill-0 L2"]

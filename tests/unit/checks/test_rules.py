@@ -10,6 +10,7 @@ from broken_topologies import (
     VIEWS,
     Broken,
     data_of,
+    facts_of,
     findings_of,
     merged,
     world,
@@ -17,15 +18,18 @@ from broken_topologies import (
 from golden.plans import SHIPPED, fixed_facts, shipped
 
 from pdcache.checks import RULES, Finding, check
+from pdcache.cli.gather import gather
 from pdcache.errors import TopologyError
-from pdcache.topology import parse_topology
+from pdcache.topology import Mode, parse_topology
 from pdcache.topology.facts import ModelView, Node
+from pdcache.topology.stores import STORES
 
 CASES = pytest.mark.parametrize("case", BROKEN, ids=lambda case: case.label)
 
 
 def the_finding(case: Broken) -> Finding:
-    found = findings_of(data_of(case.yaml), world(case.nodes))
+    data = data_of(case.yaml)
+    found = findings_of(data, facts_of(case, data))
     own = [f for f in found if (f.rule, f.path) == (case.rule, case.path)]
     assert own, f"{case.rule} at {case.path} is not among {found}"
     return own[0]
@@ -50,13 +54,14 @@ def test_a_fix_is_yaml_that_mends_or_says_what_to_take_out(case: Broken) -> None
         assert case.path in finding.fix
         return
     mended = merged(data_of(case.yaml), yaml.safe_load(finding.fix))
-    found = findings_of(mended, world(case.nodes))
+    found = findings_of(mended, facts_of(case, mended))
     assert (case.rule, case.path) not in [(f.rule, f.path) for f in found]
 
 
 @CASES
 def test_a_skipped_rule_says_nothing(case: Broken) -> None:
-    found = findings_of(data_of(case.yaml), world(case.nodes), case.rule)
+    data = data_of(case.yaml)
+    found = findings_of(data, facts_of(case, data), case.rule)
     assert case.rule not in {finding.rule for finding in found}
 
 
@@ -71,12 +76,16 @@ def test_every_rule_says_why_it_exists(rule: object) -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_nothing_is_found_in_a_shipped_topology_on_a_machine_with_16_gib(name: str) -> None:
-    assert check(shipped(name), fixed_facts([Node(memory_bytes=16 << 30)])) == []
+def test_nothing_is_found_in_a_shipped_topology_on_its_nodes_or_16_gib(name: str) -> None:
+    topology = shipped(name)
+    nodes = None if topology.nodes else (Node(memory_bytes=16 << 30),)
+    assert check(topology, gather(topology, nodes=nodes)) == []
 
 
-def test_two_shipped_topologies_were_looked_at() -> None:
-    assert set(SHIPPED) >= {"prefill_only", "full_offload"}
+def test_shipped_topologies_of_both_modes_and_every_backend_were_looked_at() -> None:
+    found = [shipped(name) for name in SHIPPED]
+    assert {topology.mode for topology in found} == set(Mode)
+    assert {topology.store.backend for topology in found} == set(STORES)
 
 
 def test_skipping_a_rule_that_does_not_exist_is_refused_with_the_rules_there_are() -> None:
@@ -131,7 +140,7 @@ def test_one_layout_word_that_becomes_two_byte_orders_on_one_store_is_an_error()
     [
         pytest.param("mode: prefill_only\nprefill: {hicache: {layout: page_head, io_backend: "
                      "kernel}}", id="decode neither writes nor reads L3"),
-        pytest.param("mode: prefill_only\nprefill: {tp: 2}", id="only prefill uses L3"),
+        pytest.param("mode: prefill_only\nprefill: {tp: 3}", id="only prefill uses L3"),
         pytest.param("mode: prefill_only\nhicache: {prefetch_threshold: 256}",
                      id="no short answers in L3"),
         pytest.param("mode: prefill_only\nprefill: {args: {speculative-algorithm: EAGLE}}",
@@ -144,6 +153,12 @@ def test_one_layout_word_that_becomes_two_byte_orders_on_one_store_is_an_error()
         pytest.param("model: {path: smollm2-135m, dtype: bfloat16}", id="one dtype for both"),
         pytest.param("page_size: 32\nprefill: {page_size: 64}\ndecode: {page_size: 64}",
                      id="equal page sizes"),
+        pytest.param("prefill: {tp: 3}\nhicache: {layout: page_head, io_backend: kernel}\n"
+                     "store: {tp_lcm_size: 3}", id="heads are objects of their own"),
+        pytest.param("prefill: {tp: 2, attn_dp: 2}", id="equal attention TP"),
+        pytest.param("store: {worker_segment_gb: 0.03}", id="a worker segment of one rank"),
+        pytest.param("store: {port: 20500, metrics_port: 20502, ha: {masters: 2}}",
+                     id="ports of two masters"),
     ],
 )  # fmt: skip
 def test_what_does_no_harm_is_not_an_error(text: str) -> None:
@@ -174,8 +189,8 @@ def test_what_the_fix_of_too_much_memory_gives_is_never_more_than_before() -> No
     (finding,) = [f for f in findings_of(data_of(text), world()) if f.rule == "host-memory"]
     fix = yaml.safe_load(finding.fix)
     assert fix["store"]["segment_gb"] <= 0.25
-    assert fix["prefill"]["max_total_tokens"] <= 512
-    assert fix["decode"]["max_total_tokens"] <= 600
+    for role, tokens in (("prefill", 512), ("decode", 600)):
+        assert fix.get(role, {}).get("max_total_tokens", tokens) <= tokens
 
 
 def test_a_rule_reads_yaml_as_it_stands_in_a_file() -> None:

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from pdcache.checks import RULES
+from pdcache.topology.stores import STORES
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "docs"
@@ -58,10 +59,39 @@ def test_the_terminal_does_not_change_the_help(
 
 
 def test_every_key_of_the_topology_has_a_description(docs: ModuleType) -> None:
-    described = {key.path: key.description for key in docs.topology_keys()}
+    keys = docs.topology_keys()
     sections = {"decode", *docs.SECTIONS}
-    assert [path for path, text in described.items() if not text and path not in sections] == []
-    assert set(docs.DESCRIPTIONS) <= set(described)
+    assert [key.path for key in keys if not key.description and key.path not in sections] == []
+
+
+def test_no_description_is_kept_for_a_key_that_has_one_or_is_gone(
+    docs: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = set(docs.DESCRIPTIONS)
+    monkeypatch.setattr(docs, "DESCRIPTIONS", {})
+    assert kept <= {key.path for key in docs.topology_keys() if not key.description}
+
+
+def test_every_key_of_every_section_is_told_once_where_it_stands(docs: ModuleType) -> None:
+    paths = [key.path for key in docs.topology_keys() if not key.path.startswith("store.")]
+    assert len(paths) == len(set(paths))
+    assert {"ROLE.kv_events.port", "nodes.gpu_gb", "traffic.answer_tokens"} <= set(paths)
+    assert not [path for path in paths if path.startswith("ROLE.hicache.")]
+
+
+@pytest.mark.parametrize("backend", STORES)
+def test_every_backend_has_a_table_of_all_its_keys(docs: ModuleType, backend: str) -> None:
+    page = docs.topology_page()
+    table = page.partition(f"### `backend: {backend}`\n")[2].partition("\n#")[0]
+    shared = page.partition("## `store`\n")[2].partition("\n#")[0]
+    for name in STORES[backend].model_fields:
+        in_shared, in_own = f"| `store.{name}` |" in shared, f"| `store.{name}` |" in table
+        assert (in_shared, in_own) == (name in docs.OF_EVERY_STORE, not in_shared), name
+
+
+def test_the_keys_of_inner_sections_of_a_store_are_told(docs: ModuleType) -> None:
+    paths = {key.path for key in docs.store_keys("mooncake")}
+    assert {"store.ssd.path", "store.ssd.size_gb", "store.ha.masters", "store.ha.etcd"} <= paths
 
 
 def test_every_rule_can_have_a_severity(docs: ModuleType) -> None:

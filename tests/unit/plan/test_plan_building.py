@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from golden.plans import (
@@ -21,6 +23,7 @@ from pdcache.plan import Plan, build_plan
 from pdcache.plan.build import binary
 from pdcache.plan.ports import SERVER_BAND, SERVICE_BAND
 from pdcache.plan.process import Process
+from pdcache.sglang_cpu import pythonpath_folder
 from pdcache.topology import Role
 
 PLANS = pytest.mark.parametrize("name", GOLDEN)
@@ -72,10 +75,13 @@ def test_every_flag_of_a_server_has_a_provenance_and_the_same_value(name: str) -
 
 @PLANS
 def test_store_comes_first_then_the_workers_then_the_gateway(name: str) -> None:
-    waves = [(process.wave, process.name) for process in golden_plan(name).processes]
-    assert waves == sorted(waves, key=lambda row: row[0])
-    assert waves[0][1] == "store-master"
-    assert waves[-1][1] == "gateway"
+    processes = golden_plan(name).processes
+    waves = [process.wave for process in processes]
+    assert waves == sorted(waves)
+    roles = list(dict.fromkeys(process.role for process in processes))
+    assert roles[-3:] == [Role.PREFILL, Role.DECODE, Role.GATEWAY]
+    assert roles[:-3] in ([], [Role.STORE])
+    assert processes[-1].name == "gateway"
 
 
 @PLANS
@@ -102,7 +108,8 @@ def test_all_workers_of_a_store_write_under_the_same_keys(name: str) -> None:
     formats = golden_plan(name).formats
     assert set(formats) == {"prefill", "decode"}
     if golden_plan(name).mode.value == "full_offload":
-        assert formats["prefill"] == formats["decode"]
+        sized = {role: replace(found, l2_tokens=None) for role, found in formats.items()}
+        assert sized["prefill"] == sized["decode"]
 
 
 @PLANS
@@ -114,9 +121,14 @@ def test_the_storage_options_of_a_server_are_inline_json_with_its_namespace(name
         assert (text is not None) == offloads
         if text is not None:
             options = json.loads(text)
-            assert options["extra_backend_tag"] == made.formats[process.role.value].namespace
-            assert options["global_segment_size"] == 0
             assert ("prefetch_threshold" in options) == (process.role is Role.PREFILL)
+            namespace = made.formats[process.role.value].namespace
+            if made.store.backend == "mooncake":
+                assert options["extra_backend_tag"] == namespace
+                assert options["global_segment_size"] == 0
+            elif made.store.backend != "simm":
+                told = [text, *process.env.values(), *process.files.values()]
+                assert any(namespace in one for one in told)
 
 
 def test_the_modes_differ_in_what_decode_gets() -> None:
@@ -131,6 +143,7 @@ def test_the_modes_differ_in_what_decode_gets() -> None:
     }  # fmt: skip
     assert "SGLANG_HICACHE_DECODE_OFFLOAD_STRIDE" not in plain.env
     assert offloads.env["SGLANG_HICACHE_DECODE_OFFLOAD_STRIDE"] == "64"
+    assert "SGLANG_HICACHE_DECODE_OFFLOAD_STRIDE" not in plan().process("prefill-0").env
 
 
 def test_only_workers_on_a_cpu_get_the_cpu_lane() -> None:
@@ -247,7 +260,7 @@ def test_a_server_reserves_the_gpus_of_its_ranks() -> None:
 def test_a_given_store_is_used_and_not_started() -> None:
     made = plan("store.master=10.9.9.9:50052", "store.metrics_port=9004")
     assert made.role(Role.STORE) == ()
-    assert made.store_url == "http://10.9.9.9:9004"
+    assert made.store.urls == ("http://10.9.9.9:9004",)
     options = json.loads(
         str(flag(made.process("decode-0"), "--hicache-storage-backend-extra-config"))
     )
@@ -292,3 +305,104 @@ def test_a_plan_is_for_the_nodes_at_hand() -> None:
         node.address for node in THREE_GPU_NODES
     ]
     assert [node.node for node in plan().memory] == [node.address for node in ONE_CPU_NODE]
+
+
+def test_kv_events_are_published_on_the_ports_that_are_given() -> None:
+    made = plan(
+        "prefill.kv_events={port: 5600, topic: kv, replay_port: 5700}",
+        "decode.kv_events.port=5800",
+    )
+    assert [process.ports.get("kv_events") for process in servers(made)] == [5600, 5601, 5800]
+    assert [process.ports.get("kv_replay") for process in servers(made)] == [5700, 5701, None]
+    configs = [json.loads(str(flag(process, "--kv-events-config"))) for process in servers(made)]
+    assert configs == [
+        {
+            "publisher": "zmq", "endpoint": "tcp://*:5600", "topic": "kv",
+            "replay_endpoint": "tcp://*:5700",
+        },
+        {
+            "publisher": "zmq", "endpoint": "tcp://*:5601", "topic": "kv",
+            "replay_endpoint": "tcp://*:5701",
+        },
+        {"publisher": "zmq", "endpoint": "tcp://*:5800", "topic": ""},
+    ]  # fmt: skip
+    assert made.provenance["prefill-0"]["--kv-events-config"].path == "prefill.kv_events"
+    assert flag(plan().process("prefill-0"), "--kv-events-config") is None
+
+
+def test_every_dp_rank_publishes_on_a_port_of_its_own() -> None:
+    made = plan("prefill.kv_events.port=5600", "prefill.dp=4")
+    assert [made.process(f"prefill-{i}").ports["kv_events"] for i in range(2)] == [5600, 5604]
+
+
+DYNAMIC = (
+    "store={backend: dynamic, backend_name: a, module_path: m, class_name: C, code: /opt/m.py}"
+)
+
+
+def with_code(*overrides: str) -> Plan:
+    facts = fixed_facts(code={"m.py": "class C: ...\n"})
+    return build_plan(shipped("full_offload", DYNAMIC, *overrides), facts)
+
+
+def test_the_cpu_lane_stands_before_the_code_of_the_store_and_that_before_the_users_path() -> None:
+    made = with_code("decode.env.PYTHONPATH=/mine:/yours")
+    decode, code = made.process("decode-0"), f"{made.temp}/store/code"
+    assert decode.env["PYTHONPATH"] == os.pathsep.join(
+        [str(pythonpath_folder()), code, "/mine", "/yours"]
+    )
+    assert dict(decode.files) == {f"{code}/m.py": "class C: ...\n"}
+
+
+def test_on_a_gpu_the_code_of_the_store_stands_alone() -> None:
+    made = with_code("device=cuda")
+    assert made.process("prefill-0").env["PYTHONPATH"].endswith("/code")
+    assert os.pathsep not in made.process("prefill-0").env["PYTHONPATH"]
+
+
+def test_plain_decode_gets_nothing_of_the_store() -> None:
+    store = "store={backend: file, path: /nfs}"
+    made = plan(store, topology="prefill_only")
+    assert made.process("prefill-0").folders == (f"/nfs/{made.formats['prefill'].namespace}",)
+    assert made.process("decode-0").folders == ()
+    assert plan(store).process("decode-0").folders == made.process("prefill-0").folders
+
+
+def test_further_options_of_the_store_reach_sglang_and_pdcaches_own_win() -> None:
+    made = plan("store.extra={client_buffer: 7, check_server: true}")
+    text = flag(made.process("decode-0"), "--hicache-storage-backend-extra-config")
+    options = json.loads(str(text))
+    assert options["client_buffer"] == 7
+    assert options["check_server"] is False
+
+
+def test_prefix_keys_are_handed_on_by_prefill_where_they_are_asked_for() -> None:
+    made = plan("hicache.pass_prefix_keys=true")
+    name = "--hicache-storage-backend-extra-config"
+    prefill, decode = (
+        json.loads(str(flag(made.process(worker), name))) for worker in ("prefill-0", "decode-0")
+    )
+    assert prefill["hicache_storage_pass_prefix_keys"] is True
+    assert "hicache_storage_pass_prefix_keys" not in decode
+
+
+STORES = {
+    "ha": ("store={ha: {masters: 2}, holders: 1}",
+           ["store-etcd", "store-master-0", "store-master-1", "store-holder-0"]),
+    "hf3fs": ("store={backend: hf3fs, path: /3fs}", ["store-metadata"]),
+    "file": ("store={backend: file, path: /nfs}", []),
+    "dynamic": (DYNAMIC, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_a_store_starts_before_the_workers_whatever_its_backend(name: str) -> None:
+    override, expected = STORES[name]
+    made = with_code() if name == "dynamic" else plan(override)
+    assert [process.name for process in made.role(Role.STORE)] == expected
+    worker_waves = {process.wave for process in servers(made)}
+    assert worker_waves == {3}
+    assert all(process.wave < 3 for process in made.role(Role.STORE))
+    assert made.process("gateway").wave == 4
+    assert made.store.backend == {"ha": "mooncake"}.get(name, name)
+    assert max(Counter(all_ports(made)).values()) == 1

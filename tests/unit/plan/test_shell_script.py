@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
-from golden.plans import GOLDEN, golden_plan
+from golden.plans import GOLDEN, fixed_facts, golden_plan, shipped
 
+from pdcache.plan import build_plan
 from pdcache.plan.shell import shell_script
 
 PLANS = pytest.mark.parametrize("name", GOLDEN)
@@ -89,3 +93,51 @@ def test_the_gateway_gets_a_manifest_of_all_workers() -> None:
         "decode-0",
     ]
     assert script.index("<<'WORKERS'") < script.index("run gateway ")
+
+
+def head_of(script: str, name: str) -> str:
+    """What the script does just before it starts a process."""
+    begin = script.index(f"run {name} ")
+    return script[:begin].rpartition("wait_")[2]
+
+
+def scripted(*overrides: str, **facts: Any) -> str:
+    topology = shipped("full_offload", *overrides)
+    return shell_script(build_plan(topology, replace(fixed_facts(), **facts)))
+
+
+def test_files_and_folders_of_a_process_are_made_before_it_starts() -> None:
+    script = scripted("store={backend: hf3fs, path: /3fs/my pages}")
+    head = head_of(script, "prefill-0")
+    assert "mkdir -p '/3fs/my pages/kv" in head
+    config = "/tmp/pdcache-1000/full-offload/store/hf3fs-prefill.json"
+    text = head.partition(f"cat >{config} <<'PDCACHE_FILE'\n")[2].partition("\nPDCACHE_FILE\n")[0]
+    assert json.loads(text)["numjobs"] == 16
+    assert f"mkdir -p {config.rpartition('/')[0]}\n" in head
+
+
+def test_what_the_script_writes_is_what_the_process_reads(tmp_path: Path) -> None:
+    """Bash runs the lines before the first server; quotes, dollars and lines stay as they are."""
+    code = "class C:\n    text = '$HOME `date` \\\\ \"x\"'\n\n# end\n"
+    store = "store={backend: dynamic, backend_name: a, module_path: m, class_name: C, code: /m.py}"
+    script = scripted(store, code={"inner/m.py": code}, temp=tmp_path)
+    before = script.partition("run prefill-0 ")[0].rpartition('echo "logs: $LOGS"')[2]
+    lines = before.splitlines()[2:]  # without the folders of the cluster itself
+    subprocess.run(["bash", "-c", "\n".join(lines)], check=True)
+    (written,) = tmp_path.rglob("m.py")
+    assert written.read_text() == code
+    assert written.parent.parts[-2:] == ("code", "inner")
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        "store={backend: hf3fs, path: /3fs}",
+        "store={backend: file, path: /nfs}",
+        "store={ha: {masters: 2}, ssd: {path: /ssd, size_gb: 1}, tenant: a, tenant_quota_gb: 1}",
+        "store={backend: eic, config: {remote_url: a}}",
+    ],
+)
+def test_bash_reads_the_script_of_every_store(store: str) -> None:
+    done = subprocess.run(["bash", "-n"], input=scripted(store), text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")

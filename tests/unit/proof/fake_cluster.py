@@ -40,7 +40,7 @@ class FakeCluster:
         base = f"http://{request.url.host}:{request.url.port}"
         if base == self.down:
             return httpx.Response(500, text="out of order")
-        if base == self.plan.store_url:
+        if base in self.plan.store.urls:
             return self._keys(request.url.params["keys"].split(","))
         worker = next(process for process in self.plan.processes if process.url == base)
         if request.url.path == "/flush_cache":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import httpx
 import pytest
@@ -17,7 +20,9 @@ from pdcache.proof import Canary, Proof, bench, prove
 from pdcache.proof.causes import probable_causes
 from pdcache.proof.table import proof_table
 from pdcache.sglang.page_keys import page_hashes
-from pdcache.store.mooncake_http import wait_present
+from pdcache.store.backend import StoreAccess
+from pdcache.store.presence import wait_present
+from pdcache.topology import Role
 
 Prove = Callable[[FakeCluster], Proof]
 
@@ -38,9 +43,9 @@ def proof_of(monkeypatch: pytest.MonkeyPatch) -> Prove:
 
 
 async def _wait_not(
-    client: httpx.AsyncClient, store_url: str, keys: list[str], *, limit_s: float
+    client: httpx.AsyncClient, store: StoreAccess, keys: list[str], *, limit_s: float, ranks: int
 ) -> set[str]:
-    return await wait_present(client, store_url, keys, limit_s=0)
+    return await wait_present(client, store, keys, limit_s=0, ranks=ranks)
 
 
 def full(*overrides: str) -> FakeCluster:
@@ -51,6 +56,13 @@ def failed(proof: Proof) -> list[str]:
     return [canary.name for canary in proof.canaries if not canary.proved]
 
 
+def unasked(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
+    """A cluster whose store tells nobody which pages it holds; its pauses are short."""
+    monkeypatch.setattr(bench, "PAUSES_S", PAUSES_S)
+    return full("store={backend: simm, manager: '10.9.9.9:30001'}")
+
+
+PAUSES_S = (0.0, 0.001, 0.002)
 BOTH_MODES = ["same prompt after a flush"] + ["same prompt on another prefill"] * 2
 ANSWERS = ["short answer on a hot prompt", "prompt and answer after a flush"]
 
@@ -209,10 +221,11 @@ def test_a_hop_that_does_not_answer_is_named(proof_of: Prove, name: str) -> None
 
 def test_a_store_that_does_not_answer_is_named(proof_of: Prove) -> None:
     cluster = full()
-    cluster.down = cluster.plan.store_url
+    (cluster.down,) = cluster.plan.store.urls
     with pytest.raises(ProofError, match="did not answer a key query") as caught:
         proof_of(cluster)
-    assert caught.value.where == cluster.plan.store_url
+    assert str(cluster.down) in str(caught.value)
+    assert caught.value.where == cluster.plan.store.where
 
 
 def test_each_canary_is_told_as_soon_as_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,3 +302,102 @@ def test_what_is_reusable_is_whole_pages_and_never_the_last_token(
 ) -> None:
     work = bench.Bench(golden_plan("full_offload"), httpx.AsyncClient())
     assert work.reusable([1] * length, known) == expected
+
+
+class Slow(FakeCluster):
+    """Pages can be read back only after a pause of the given length."""
+
+    def __init__(self, plan: Plan, needed_s: float) -> None:
+        super().__init__(plan)
+        self.needed_s = needed_s
+        self.paused: list[float] = []
+
+    async def sleep(self, delay: float) -> None:
+        self.paused.append(delay)
+
+    def _match(self, prefill: str, hashes: list[str], length: int) -> tuple[int, int]:
+        hot, storage = super()._match(prefill, hashes, length)
+        late = not self.paused or self.paused[-1] < self.needed_s
+        return hot, 0 if late else storage
+
+
+def slow(monkeypatch: pytest.MonkeyPatch, needed_s: float) -> Slow:
+    """A slow cluster whose store cannot be asked; its pauses are noted and not waited for."""
+    cluster = Slow(unasked(monkeypatch).plan, needed_s)
+    monkeypatch.setattr(bench.asyncio, "sleep", cluster.sleep)
+    return cluster
+
+
+def sent(monkeypatch: pytest.MonkeyPatch, cluster: FakeCluster) -> Proof:
+    """The proof of a stub cluster."""
+    client = functools.partial(httpx.AsyncClient, transport=httpx.MockTransport(cluster))
+    monkeypatch.setattr(httpx, "AsyncClient", client)
+    return prove(cluster.plan)
+
+
+def test_a_store_that_cannot_be_asked_is_proved_by_what_is_read_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    proof = sent(monkeypatch, unasked(monkeypatch))
+    assert proof.proved
+    assert [canary.name for canary in proof.canaries] == BOTH_MODES + ANSWERS
+    for canary in proof.canaries:
+        assert "the store cannot be asked for pages" in canary.evidence
+        assert canary.cached_tokens["storage"] == canary.expected_storage_tokens > 0
+
+
+def test_pages_that_take_their_time_get_more_of_it_in_every_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = slow(monkeypatch, needed_s=PAUSES_S[1])
+    proof = sent(monkeypatch, cluster)
+    assert proof.proved
+    assert cluster.paused == [*PAUSES_S[:2]] * len(proof.canaries)
+
+
+def test_after_the_longest_pause_the_hop_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = slow(monkeypatch, needed_s=PAUSES_S[-1] * 2)
+    proof = sent(monkeypatch, cluster)
+    assert failed(proof) == BOTH_MODES + ANSWERS
+    assert cluster.paused == [*PAUSES_S] * len(proof.canaries)
+    for canary in proof.canaries:
+        assert "the store cannot be asked for pages; 0 of" in canary.evidence
+        assert canary.causes
+
+
+def test_the_pauses_grow() -> None:
+    assert list(bench.PAUSES_S) == sorted(set(bench.PAUSES_S))
+
+
+class Counting(FakeCluster):
+    """Counts the answers it gives."""
+
+    answers = 0
+
+    def _generate(self, body: dict[str, Any], prefill: str) -> httpx.Response:
+        self.answers += 1
+        return super()._generate(body, prefill)
+
+
+def test_a_store_that_can_be_asked_gets_one_attempt(proof_of: Prove) -> None:
+    cluster = Counting(golden_plan("full_offload"))
+    cluster.prefetch_threshold = 100
+    proof = proof_of(cluster)
+    assert failed(proof) == ["short answer on a hot prompt"]
+    # Each canary sends two requests, and a third to compare.
+    assert cluster.answers == 3 * len(proof.canaries)
+
+
+def test_a_page_on_3fs_is_asked_of_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = golden_plan("full_offload")
+    formats = {role: replace(shape, key_ranks=3) for role, shape in made.formats.items()}
+    asked: list[int] = []
+
+    async def note(*args: object, ranks: int, **more: object) -> set[str]:
+        asked.append(ranks)
+        return set()
+
+    monkeypatch.setattr(bench, "wait_present", note)
+    work = bench.Bench(replace(made, formats=formats), httpx.AsyncClient())
+    assert asyncio.run(work.wait_written([1] * 64, Role.PREFILL)) == 0
+    assert asked == [3]

@@ -15,7 +15,7 @@ from pdcache.errors import ClusterError
 from pdcache.sglang.admin import flush, metrics, parse_metrics
 from pdcache.sglang.flags import emit, flag, words
 from pdcache.sglang.generate import Generation, Pair, on_pair, request_body, through_gateway
-from pdcache.topology.settings import Setting
+from pdcache.topology.setting import Setting
 
 PREFILL = golden_plan("full_offload").process("prefill-0")
 DECODE = golden_plan("full_offload").process("decode-0")

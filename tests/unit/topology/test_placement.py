@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from pdcache.topology import Topology, parse_topology
+import pytest
+
+from pdcache.topology import Role, Topology, parse_topology
 from pdcache.topology.facts import Node
-from pdcache.topology.placement import Place, place
+from pdcache.topology.placement import Place, place, store_places
 
 
 def topology(text: str = "", device: str = "cpu") -> Topology:
@@ -52,7 +54,7 @@ def test_cpu_workers_are_spread_evenly() -> None:
 def test_gpu_workers_go_to_the_node_with_the_most_free_gpus() -> None:
     text = "prefill: {workers: 2, tp: 2}\ndecode: {workers: 1, tp: 4}"
     places = place(topology(text, device="cuda"), nodes(2, 8))
-    assert {name: node for name, node in where(places).items() if "-" in name and node} == {
+    assert {spot.name: spot.node for spot in places if spot.gpus} == {
         "prefill-0": 1,
         "prefill-1": 1,
         "decode-0": 1,
@@ -77,3 +79,114 @@ def test_no_node_is_asked_for_more_gpus_than_it_has_when_all_fit() -> None:
 def test_servers_without_enough_gpus_still_show_in_the_plan() -> None:
     places = place(topology("prefill: {tp: 4}", device="cuda"), nodes(1))
     assert where(places)["prefill-0"] == 0
+
+
+def spans(places: list[Place]) -> dict[str, tuple[int, int, int]]:
+    """Node, rank and GPUs of every part of every server."""
+    return {
+        spot.name: (spot.node, spot.rank, spot.gpus)
+        for spot in places
+        if spot.kind in ("prefill", "decode")
+    }
+
+
+def test_the_parts_of_a_server_that_spans_nodes_go_to_different_nodes() -> None:
+    text = "prefill: {tp: 16, nodes: 2}\ndecode: {tp: 8}"
+    assert spans(place(topology(text, device="cuda"), nodes(8, 8, 8))) == {
+        "prefill-0": (0, 0, 8),
+        "prefill-0-rank-1": (1, 1, 8),
+        "decode-0": (2, 0, 8),
+    }
+
+
+def test_all_parts_of_a_server_have_its_index_and_its_role() -> None:
+    text = "prefill: {workers: 2, tp: 4, nodes: 2}\ndecode: {tp: 4, nodes: 2}"
+    places = place(topology(text, device="cuda"), nodes(8, 8))
+    assert [(spot.name, spot.index) for spot in places if spot.gpus] == [
+        ("prefill-0", 0),
+        ("prefill-0-rank-1", 0),
+        ("prefill-1", 1),
+        ("prefill-1-rank-1", 1),
+        ("decode-0", 0),
+        ("decode-0-rank-1", 0),
+    ]
+    found = spans(places)
+    for server in ("prefill-0", "prefill-1", "decode-0"):
+        assert found[server][0] != found[f"{server}-rank-1"][0]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "gpus"),
+    [
+        ("tp: 16, nodes: 2", 8),
+        ("tp: 8, pp: 2, nodes: 2", 8),
+        ("tp: 4, pp: 2, dp: 2, nodes: 4", 4),
+        ("tp: 8, attn_dp: 8, ep: 8", 8),
+        ("tp: 2, dp: 2", 4),
+    ],
+)
+def test_a_node_gives_its_share_of_tp_x_pp_x_dp_gpus(sizes: str, gpus: int) -> None:
+    places = place(topology(f"prefill: {{{sizes}}}", device="cuda"), nodes(16, 16, 16, 16))
+    assert {spot.gpus for spot in places if spot.kind == "prefill"} == {gpus}
+
+
+def test_on_cpu_machines_a_server_spans_nodes_too() -> None:
+    places = place(topology("prefill: {tp: 2, nodes: 2}"), nodes(0, 0))
+    assert spans(places) == {
+        "prefill-0": (0, 0, 0),
+        "prefill-0-rank-1": (1, 1, 0),
+        "decode-0": (0, 0, 0),
+    }
+
+
+def test_a_server_that_spans_more_nodes_than_there_are_still_shows_in_the_plan() -> None:
+    found = spans(place(topology("prefill: {tp: 16, nodes: 2}", device="cuda"), nodes(8)))
+    assert {found["prefill-0"][0], found["prefill-0-rank-1"][0]} == {0}
+
+
+def stores(section: str, count: int) -> list[tuple[str, str, int, int]]:
+    """Name, kind, index and node of the store's processes on so many nodes."""
+    places = store_places(topology(f"store: {section}"), count)
+    assert {spot.role for spot in places} <= {Role.STORE}
+    return [(spot.name, spot.kind, spot.index, spot.node) for spot in places]
+
+
+def test_a_store_that_sets_nothing_has_a_holder_on_every_node() -> None:
+    assert stores("{}", 3) == [
+        ("store-master", "master", 0, 0),
+        ("store-holder-0", "holder", 0, 0),
+        ("store-holder-1", "holder", 1, 1),
+        ("store-holder-2", "holder", 2, 2),
+    ]
+
+
+def test_masters_that_take_over_stand_on_different_nodes_after_their_etcd() -> None:
+    assert stores("{ha: {masters: 3}, holders: 1}", 2) == [
+        ("store-etcd", "etcd", 0, 0),
+        ("store-master-0", "master", 0, 0),
+        ("store-master-1", "master", 1, 1),
+        ("store-master-2", "master", 2, 0),
+        ("store-holder-0", "holder", 0, 0),
+    ]
+
+
+def test_a_given_etcd_takes_no_place() -> None:
+    names = [name for name, *_ in stores("{ha: {etcd: '10.9.9.9:2379'}}", 1)]
+    assert names == ["store-master-0", "store-master-1", "store-holder-0"]
+
+
+def test_without_holders_the_workers_alone_give_memory() -> None:
+    assert stores("{holders: 0, worker_segment_gb: 1}", 3) == [("store-master", "master", 0, 0)]
+
+
+def test_3fs_has_a_metadata_server_unless_one_is_given() -> None:
+    path = "backend: hf3fs, path: /3fs"
+    assert stores(f"{{{path}}}", 3) == [("store-metadata", "metadata", 0, 0)]
+    assert stores(f"{{{path}, metadata_server: 'http://h:1'}}", 3) == []
+
+
+@pytest.mark.parametrize(
+    "section", ["{backend: file, path: /nfs}", "{backend: simm, manager: 'h:1'}"]
+)
+def test_a_folder_or_a_store_that_runs_already_takes_no_place(section: str) -> None:
+    assert stores(section, 3) == []

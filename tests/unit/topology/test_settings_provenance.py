@@ -5,14 +5,10 @@ from __future__ import annotations
 import pytest
 
 from pdcache.topology import Role, Topology, parse_topology
-from pdcache.topology.settings import (
-    Setting,
-    Settings,
-    merged_hicache,
-    resolve,
-    role_settings,
-    storage_options,
-)
+from pdcache.topology.hicache import merged_hicache, storage_options
+from pdcache.topology.setting import Setting, Settings
+from pdcache.topology.settings import role_settings
+from pdcache.topology.switches import resolve
 
 
 def topology(text: str = "", *, mode: str = "full_offload", device: str = "cpu") -> Topology:
@@ -33,6 +29,9 @@ COMMON = {
     "page_size": (64, "default"),
     "tp_size": (1, "default"),
     "mem_fraction_static": (None, "default"),
+    "radix_eviction_policy": (None, "default"),
+    "enable_metrics": (True, "default"),
+    "enable_cache_report": (True, "default"),
 }
 ON_CPU = COMMON | {
     "dtype": ("float32", "device"),
@@ -189,12 +188,16 @@ def test_the_prefetch_timeouts_appear_only_when_they_are_set() -> None:
     }
 
 
-def asked(layout: str, io: str) -> Settings:
+def asked(layout: str, io: str, storage: str = "mooncake") -> Settings:
     return {
         "hicache_mem_layout": Setting(layout, "user", "set", "hicache.layout"),
         "hicache_io_backend": Setting(io, "user", "set", "hicache.io_backend"),
+        "hicache_write_policy": Setting("write_back", "user", "set", "hicache.write_policy"),
+        "hicache_storage_backend": Setting(storage, "mode", "L3", "store.backend"),
     }
 
+
+LAYOUT_AND_IO = ("hicache_mem_layout", "hicache_io_backend")
 
 # (layout, io) asked for -> run on Mooncake; elsewhere where that is not the same.
 TABLE = {
@@ -215,9 +218,9 @@ TABLE = {
 def test_layout_and_io_become_what_sglang_runs_on_mooncake(
     pair: tuple[str, str], run: tuple[str, str]
 ) -> None:
-    found = resolve(asked(*pair), storage="mooncake")
+    found = resolve(asked(*pair))
     assert (found["hicache_mem_layout"].value, found["hicache_io_backend"].value) == run
-    for name, before, after in zip(found, pair, run, strict=True):
+    for name, before, after in zip(LAYOUT_AND_IO, pair, run, strict=True):
         switched = before != after
         assert found[name].origin == ("rule" if switched else "user")
         assert found[name].path == asked(*pair)[name].path
@@ -225,7 +228,7 @@ def test_layout_and_io_become_what_sglang_runs_on_mooncake(
 
 @pytest.mark.parametrize("io", ["kernel", "direct"])
 def test_layer_first_stays_where_the_store_is_not_mooncake(io: str) -> None:
-    found = resolve(asked("layer_first", io), storage="file")
+    found = resolve(asked("layer_first", io, storage="file"))
     assert (found["hicache_mem_layout"].value, found["hicache_io_backend"].value) == (
         "layer_first",
         io,

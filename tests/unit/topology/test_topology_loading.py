@@ -10,7 +10,19 @@ from pydantic import BaseModel
 
 from pdcache.errors import TopologyError
 from pdcache.topology import Mode, Role, Topology, load_topology, parse_topology
-from pdcache.topology.schema import Gateway, Hicache, Memory, Model, Store, Timeouts, Worker, dump
+from pdcache.topology.schema import (
+    Gateway,
+    Hicache,
+    KvEvents,
+    Memory,
+    Model,
+    Nodes,
+    Timeouts,
+    Traffic,
+    Worker,
+    dump,
+)
+from pdcache.topology.stores import MooncakeStore
 
 SMALLEST = """
 name: small
@@ -84,8 +96,9 @@ def test_a_model_needs_a_path() -> None:
         ("hicache: {ratio: 0}", "hicache.ratio"),
         ("hicache: {layout: page_last}", "hicache.layout"),
         ("decode: {hicache: {prefetch_policy: never}}", "decode.hicache.prefetch_policy"),
-        ("store: {backend: floppy}", "store.backend"),
-        ("store: {holders: 0}", "store.holders"),
+        ("store: {holders: -1}", "store.holders"),
+        ("store: {ha: {masters: 1}}", "store.ha.masters"),
+        ("decode: {kv_events: {port: 0}}", "decode.kv_events.port"),
         ("gateway: {port: 70000}", "gateway.port"),
         ("gateway: {decode_policy: cache_aware}", "gateway.decode_policy"),
         ("timeouts: {worker_s: 0}", "timeouts.worker_s"),
@@ -199,20 +212,23 @@ def test_the_defaults_of_a_topology() -> None:
     ("model", "expected"),
     [
         (Model, {"served_name": None, "dtype": "auto", "context_length": None}),
-        (Hicache, dict.fromkeys(Hicache.model_fields)),
+        (Hicache, dict.fromkeys(Hicache.model_fields) | {"pass_prefix_keys": False}),
+        (KvEvents, {"port": 5557, "topic": "", "replay_port": None}),
         (
             Worker,
             dict.fromkeys(set(Worker.model_fields) - {"hicache"})
-            | {"workers": 1, "tp": 1, "args": {}, "env": {}},
+            | dict.fromkeys(["workers", "nodes", "tp", "pp", "dp", "attn_dp", "ep"], 1)
+            | {"radix_cache": False, "metrics": True, "cache_report": True}
+            | {"args": {}, "env": {}},
         ),
         (
-            Store,
-            {
-                "backend": "mooncake", "holders": 1, "segment_gb": 4.0, "protocol": None,
-                "device": "", "namespace": None, "master": None, "port": None,
-                "metrics_port": None,
-            },
+            MooncakeStore,
+            dict.fromkeys(MooncakeStore.model_fields)
+            | {"backend": "mooncake", "segment_gb": 4.0, "worker_segment_gb": 0.0}
+            | {"device": "", "extra": {}},
         ),
+        (Nodes, {"count": 1, "gpus": 8, "gpu_gb": None}),
+        (Traffic, {"answer_tokens": None, "prompt_tokens": None}),
         (
             Gateway,
             {

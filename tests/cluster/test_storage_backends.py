@@ -1,0 +1,45 @@
+"""Storage backends beside Mooncake, each on a real cluster; `make matrix` proves them all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cluster_tools import SMALL, Shell, cluster, free_port
+
+
+@pytest.mark.parametrize(
+    ("topology", "folder_key", "sets"),
+    [
+        pytest.param(
+            "file_backend", "store.path",
+            ["hicache.layout=page_head", "hicache.io_backend=kernel"], id="file",
+        ),
+        pytest.param("hf3fs_mock", "store.path", [], id="hf3fs"),
+        pytest.param(
+            "custom_backend", "store.extra.folder",
+            ["store.class_name=PageFilesInPlace", "store.interface_v1=true",
+             "hicache.layout=layer_first"], id="dynamic",
+        ),
+    ],
+)  # fmt: skip
+def test_decode_writes_what_prefill_reads_with_the_same_tokens(
+    topology: str, folder_key: str, sets: list[str], tmp_path: Path
+) -> None:
+    shell = Shell(tmp_path / "home")
+    pages = tmp_path / "pages"
+    own = [f"gateway.port={free_port()}", f"{folder_key}={pages}", *sets]
+    words = [word for one in own for word in ("--set", one)]
+    with cluster(shell, f"topologies/{topology}.yaml", *SMALL, *words) as up:
+        assert up["state"] == "UP"
+        canaries = {canary["name"]: canary for canary in up["proof"]["canaries"]}
+        assert set(canaries) == {
+            "same prompt after a flush",
+            "short answer on a hot prompt",
+            "prompt and answer after a flush",
+        }
+        for canary in canaries.values():
+            assert canary["tokens_equal"] and canary["proved"]
+            assert canary["cached_tokens"]["storage"] >= canary["expected_storage_tokens"] > 0
+        assert any(path.is_file() for path in pages.rglob("*")), "the pages are in this folder"
