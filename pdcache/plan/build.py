@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pdcache.checks.budget import budget
 from pdcache.plan.formats import kv_format
-from pdcache.plan.ports import Ports
+from pdcache.plan.ports import MEETING_BAND, Ports
 from pdcache.plan.process import NodeMemory, Plan, Process, Provenance, share
 from pdcache.plan.server import ServerContext, server_process
 from pdcache.plan.services import gateway_process, store_process
@@ -47,7 +47,7 @@ def build_plan(topology: Topology, facts: Facts) -> Plan:
     store = BACKENDS[topology.store.backend].lay_out(ground)
     formats = {role.value: kv_format(topology, facts, role) for role in WORKER_ROLES}
     meetings = {
-        spot.name: f"{facts.nodes[spot.node].address}:{ports.service()}"
+        spot.name: f"{facts.nodes[spot.node].address}:{ports.choose(MEETING_BAND)}"
         for spot in places
         if spot.role in WORKER_ROLES and spot.rank == 0 and topology.worker(spot.role).nodes > 1
     }

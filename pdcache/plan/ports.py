@@ -16,6 +16,12 @@ SERVICE_BAND = range(20000, 21000)
 SERVER_BAND = range(21000, 21100)
 """HTTP of SGLang servers."""
 
+WIDE_SERVER_BAND = range(21000, 21100, 8)
+"""The same with DP attention, where a server takes seven ports in a row far above its own."""
+
+MEETING_BAND = range(20800, 21000, 16)
+"""Where the ranks of a server that spans nodes meet; it takes up to 13 ports above."""
+
 
 class Ports:
     """Hands out each port once; a port given by the user must be free.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pdcache import sglang_cpu
 from pdcache.plan.arguments import server_arguments
-from pdcache.plan.ports import SERVER_BAND, SERVICE_BAND, Ports
+from pdcache.plan.ports import SERVER_BAND, SERVICE_BAND, WIDE_SERVER_BAND, Ports
 from pdcache.plan.process import KvFormat, Process, Provenance
 from pdcache.plan.services import WORKER_WAVE
 from pdcache.sglang.flags import flag, words
@@ -74,7 +74,8 @@ def server_process(
 def _ports(spot: Place, worker: Worker, ports: Ports) -> dict[str, int]:
     """Ports of one part of a server; ranks of one server share the port numbers they can."""
     first = worker.port if spot.rank == 0 else None
-    own = {"http": _port(first, f"{spot.role}.port", spot.index, ports, SERVER_BAND)}
+    band = WIDE_SERVER_BAND if worker.attn_dp > 1 else SERVER_BAND
+    own = {"http": _port(first, f"{spot.role}.port", spot.index, ports, band)}
     if spot.rank:
         return own
     if spot.role is Role.PREFILL:

@@ -64,7 +64,7 @@ def storage_options(topology: Topology) -> Settings:
             topology,
             Role.PREFILL,
             "prefetch_threshold",
-            topology.page_size,
+            topology.prefill.page_size or topology.page_size,
             "one page: SGLang's default of 256 tokens never loads a shorter "
             f"{'answer or question' if full else 'question'} "
             "(sglang 0.5.23 mem_cache/unified_radix_cache.py)",

@@ -30,7 +30,7 @@ def args(subject: Subject) -> Iterable[Finding]:
                     fix=f"# remove {path} and write its flags under {role}.args",
                 )
             elif message := problem(name, value):
-                better = mended(name, value)
+                better = None if arg and arg.deprecated else mended(name, value)
                 text = _removal(path, name, value) if better is None else None
                 yield finding("args", "error", path, message, better, fix=text)
             elif arg and arg.deprecated:

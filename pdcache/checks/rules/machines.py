@@ -13,7 +13,8 @@ from pdcache.topology.placement import place
 from pdcache.topology.schema import WORKER_ROLES, Role, Topology, Worker
 from pdcache.topology.settings import ranks
 
-MOST_NODES = 1024
+MOST_NODES, MOST_NODES_A_SERVER = 1024, 64
+"""As many as the schema takes."""
 
 
 @rule("gpus", "Ray would wait for ever for GPUs that do not exist")
@@ -92,7 +93,10 @@ def _more_nodes(topology: Topology) -> dict[str, Any] | None:
         worker = topology.worker(role)
         spans = worker.nodes
         if -(-ranks(worker) // spans) > size:
-            spans = next(n for n in range(spans, ranks(worker) + 1) if _shares(worker, n, size))
+            wider = range(spans, MOST_NODES_A_SERVER + 1)
+            spans = next((n for n in wider if _shares(worker, n, size)), 0)
+            if not spans:
+                return None
         if spans != worker.nodes:
             better[role.value] = {"nodes": spans}
             topology = topology.model_copy(

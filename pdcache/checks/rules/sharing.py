@@ -140,8 +140,10 @@ def model_files(subject: Subject) -> Iterable[Finding]:
             digests[role] = view.weights_digest
         elif role is Role.PREFILL or place != "model.path":
             remedy = f"# {view.remedy}\n" if view.remedy else ""
-            builtin = yaml_at(place, "smollm2-135m")
-            yield finding("model-files", "error", place, view.problem, fix=f"{remedy}{builtin}")
+            shared = model_path(subject.topology, Role.PREFILL)
+            usable = role is Role.DECODE and Role.PREFILL in digests
+            instead = yaml_at(place, shared if usable else "smollm2-135m")
+            yield finding("model-files", "error", place, view.problem, fix=f"{remedy}{instead}")
     if len(digests) == 2 and len(set(digests.values())) == 2:
         yield finding(
             "model-files",

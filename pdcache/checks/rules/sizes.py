@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pdcache.checks.finding import Finding
+from pdcache.checks.queries import DIRECT, pair_yaml
 from pdcache.checks.rule import Subject, finding, rule
 from pdcache.topology.schema import WORKER_ROLES, Role
 from pdcache.topology.settings import ranks
 from pdcache.topology.stores import MooncakeStore
 
-KERNEL_LAYOUTS = ("page_first", "page_head")
 MIN_SEGMENT_BYTES = 16 << 20
 
 
@@ -25,6 +25,9 @@ def layout_switch(subject: Subject) -> Iterable[Finding]:
         for key in ("hicache_mem_layout", "hicache_io_backend"):
             asked, resolved = subject.asked[role].get(key), subject.resolved[role].get(key)
             if asked and resolved and asked.value != resolved.value:
+                runs = {own[key].value for own in subject.resolved.values() if key in own}
+                own = subject.resolved[role]
+                pair = own["hicache_io_backend"].value, own["hicache_mem_layout"].value
                 yield finding(
                     "layout-switch",
                     "warning",
@@ -32,6 +35,7 @@ def layout_switch(subject: Subject) -> Iterable[Finding]:
                     f"{role} asks for {asked.value}, but SGLang runs {resolved.value}: "
                     f"{resolved.reason}.",
                     resolved.value,
+                    fix=pair_yaml(subject, pair) if len(runs) > 1 else None,
                 )
 
 
@@ -54,17 +58,14 @@ def layout_support(subject: Subject) -> Iterable[Finding]:
                 f"{role}: page_head needs io kernel; with direct the scheduler dies at first use.",
                 "kernel",
             )
-        for setting, ascend, instead in (
-            (layout, "page_first_kv_split", "page_first_direct"),
-            (io, "kernel_ascend", "kernel" if layout.value in KERNEL_LAYOUTS else "direct"),
-        ):
+        for setting, ascend in ((layout, "page_first_kv_split"), (io, "kernel_ascend")):
             if setting.value == ascend:
                 yield finding(
                     "layout-support",
                     "error",
                     setting.path,
                     f"{role}: {layout.value} with {io.value} exists on Ascend NPUs only.",
-                    instead,
+                    fix=pair_yaml(subject, DIRECT),
                 )
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -15,25 +13,19 @@ from pdcache.topology.stores import STORES
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "docs"
+sys.path.append(str(ROOT / "scripts"))
+
+from pages import rules, topology  # noqa: E402
+
+import docs  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def docs() -> ModuleType:
-    """`scripts/docs.py` as a module."""
-    spec = importlib.util.spec_from_file_location("docs_script", ROOT / "scripts" / "docs.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_generated_pages_are_those_of_this_code(docs: ModuleType) -> None:
+def test_the_generated_pages_are_those_of_this_code() -> None:
     assert docs.main(["--check"]) == 0, "run: python scripts/docs.py"
 
 
 def test_check_names_a_page_that_differs_and_writes_nothing(
-    docs: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert docs.main([], tmp_path) == 0
     assert docs.main(["--check"], tmp_path) == 0
@@ -43,13 +35,11 @@ def test_check_names_a_page_that_differs_and_writes_nothing(
     assert (tmp_path / "cli.md").read_text() == "another text\n"
 
 
-def test_an_unknown_argument_is_wrong_usage(docs: ModuleType) -> None:
+def test_an_unknown_argument_is_wrong_usage() -> None:
     assert docs.main(["--chekc"]) == 2
 
 
-def test_the_terminal_does_not_change_the_help(
-    docs: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_terminal_does_not_change_the_help(monkeypatch: pytest.MonkeyPatch) -> None:
     before = docs.cli_page()
     for variable in ("COLUMNS", "TERMINAL_WIDTH"):
         monkeypatch.setenv(variable, "40")
@@ -58,44 +48,44 @@ def test_the_terminal_does_not_change_the_help(
     assert "\x1b" not in before
 
 
-def test_every_key_of_the_topology_has_a_description(docs: ModuleType) -> None:
-    keys = docs.topology_keys()
-    sections = {"decode", *docs.SECTIONS}
+def test_every_key_of_the_topology_has_a_description() -> None:
+    keys = topology.topology_keys()
+    sections = {"decode", *topology.SECTIONS}
     assert [key.path for key in keys if not key.description and key.path not in sections] == []
 
 
 def test_no_description_is_kept_for_a_key_that_has_one_or_is_gone(
-    docs: ModuleType, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    kept = set(docs.DESCRIPTIONS)
-    monkeypatch.setattr(docs, "DESCRIPTIONS", {})
-    assert kept <= {key.path for key in docs.topology_keys() if not key.description}
+    kept = set(topology.DESCRIPTIONS)
+    monkeypatch.setattr(topology, "DESCRIPTIONS", {})
+    assert kept <= {key.path for key in topology.topology_keys() if not key.description}
 
 
-def test_every_key_of_every_section_is_told_once_where_it_stands(docs: ModuleType) -> None:
-    paths = [key.path for key in docs.topology_keys() if not key.path.startswith("store.")]
+def test_every_key_of_every_section_is_told_once_where_it_stands() -> None:
+    paths = [key.path for key in topology.topology_keys() if not key.path.startswith("store.")]
     assert len(paths) == len(set(paths))
     assert {"ROLE.kv_events.port", "nodes.gpu_gb", "traffic.answer_tokens"} <= set(paths)
     assert not [path for path in paths if path.startswith("ROLE.hicache.")]
 
 
 @pytest.mark.parametrize("backend", STORES)
-def test_every_backend_has_a_table_of_all_its_keys(docs: ModuleType, backend: str) -> None:
-    page = docs.topology_page()
+def test_every_backend_has_a_table_of_all_its_keys(backend: str) -> None:
+    page = topology.topology_page()
     table = page.partition(f"### `backend: {backend}`\n")[2].partition("\n#")[0]
     shared = page.partition("## `store`\n")[2].partition("\n#")[0]
     for name in STORES[backend].model_fields:
         in_shared, in_own = f"| `store.{name}` |" in shared, f"| `store.{name}` |" in table
-        assert (in_shared, in_own) == (name in docs.OF_EVERY_STORE, not in_shared), name
+        assert (in_shared, in_own) == (name in topology.OF_EVERY_STORE, not in_shared), name
 
 
-def test_the_keys_of_inner_sections_of_a_store_are_told(docs: ModuleType) -> None:
-    paths = {key.path for key in docs.store_keys("mooncake")}
+def test_the_keys_of_inner_sections_of_a_store_are_told() -> None:
+    paths = {key.path for key in topology.store_keys("mooncake")}
     assert {"store.ssd.path", "store.ssd.size_gb", "store.ha.masters", "store.ha.etcd"} <= paths
 
 
-def test_every_rule_can_have_a_severity(docs: ModuleType) -> None:
-    assert all(docs.severities(rule) for rule in RULES.values())
+def test_every_rule_can_have_a_severity() -> None:
+    assert all(rules.severities(rule) for rule in RULES.values())
 
 
 def test_architecture_has_a_sentence_for_every_module() -> None:
