@@ -13,6 +13,7 @@ from pathlib import Path
 from pages.backends import backends_page
 from pages.cli import cli_page
 from pages.rules import rules_page
+from pages.settings import settings_page
 from pages.topology import topology_page
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -20,6 +21,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "topology.md": topology_page,
     "backends.md": backends_page,
     "rules.md": rules_page,
+    "settings.md": settings_page,
     "cli.md": cli_page,
 }
 

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from pdcache.cli.options import Json
 from pdcache.cli.output import out, print_json
+from pdcache.store.registry import BACKENDS
 from pdcache.topology.facts import GIB, local_node, port_is_free
 
 PACKAGES = {
@@ -84,6 +85,27 @@ def examine() -> list[Symptom]:
             "choose another with --set gateway.port=PORT",
         )
     )
+    beside = Path(sys.executable).with_name("etcd")
+    etcd = str(beside) if beside.is_file() else shutil.which("etcd")
+    symptoms.append(
+        Symptom(
+            "etcd",
+            etcd is not None,
+            etcd or "missing",
+            "needed for several Mooncake masters (store.ha) only: apt-get install etcd-server",
+            needed=False,
+        )
+    )
+    symptoms += [
+        Symptom(
+            f"store {name}",
+            not lacks,
+            f"lacks {', '.join(lacks)}" if lacks else "its packages are there",
+            f"needed for store.backend {name} only: docs/backends.md",
+            needed=False,
+        )
+        for name, lacks in _lacking().items()
+    ]
     rdma = sorted(p.name for p in Path("/sys/class/infiniband").glob("*"))
     symptoms.append(
         Symptom(
@@ -136,6 +158,15 @@ def _package(name: str, remedy: str) -> Symptom:
         return Symptom(name, False, "missing", remedy)
     owners = importlib.metadata.packages_distributions().get(name, [name])
     return Symptom(name, True, importlib.metadata.version(owners[0]), remedy)
+
+
+def _lacking() -> dict[str, list[str]]:
+    """Packages that are missing, by the storage backend that needs them."""
+    return {
+        name: [one for one in backend.traits.packages if importlib.util.find_spec(one) is None]
+        for name, backend in BACKENDS.items()
+        if backend.traits.packages
+    }
 
 
 def _library(name: str, remedy: str) -> Symptom:
