@@ -8,17 +8,33 @@ OpenMP thread the parent has no threads when it forks.
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.context
 from typing import Any
 
 from pdcache.sglang_cpu.targets import Target
 
 ENGINE = Target("sglang.srt.entrypoints.engine", "mp")
+METRIC_VALUES = Target("prometheus_client.values", "ValueClass")
+CHOOSE_VALUES = Target("prometheus_client.values", "get_value_class")
+
+
+class ForkedProcess(multiprocessing.context.ForkProcess):
+    """A forked process whose metrics reach the server's ``/metrics``."""
+
+    def run(self) -> None:
+        """Choose how metrics are kept as a spawned process would, then do the work.
+
+        prometheus_client chooses when it is imported, which in the parent was before SGLang named
+        the folder by which processes share their metrics.
+        """
+        METRIC_VALUES.set(CHOOSE_VALUES.get()())
+        super().run()
 
 
 class ForkingMultiprocessing:
     """The module `multiprocessing`, but its processes are forked."""
 
-    Process = multiprocessing.get_context("fork").Process
+    Process = ForkedProcess
 
     def __getattr__(self, name: str) -> Any:
         return getattr(multiprocessing, name)
