@@ -8,7 +8,7 @@ from pdcache.topology.facts import GIB, Facts, ModelView
 from pdcache.topology.placement import place
 from pdcache.topology.schema import Role, Topology
 from pdcache.topology.setting import Settings
-from pdcache.topology.settings import KV_DTYPES, ranks, role_settings
+from pdcache.topology.settings import KV_DTYPES, attention_tp, ranks, role_settings
 from pdcache.topology.stores import MooncakeStore
 
 GPU_FRACTION = 0.85
@@ -71,13 +71,8 @@ def token_bytes(topology: Topology, facts: Facts, role: Role, settings: Settings
     view = facts.models.get(model_path(topology, role))
     if view is None:
         return 0
-
-    def count(name: str) -> int:
-        return int(settings[name].value) if name in settings else 1
-
-    tp = max(1, count("tp_size") // count("attn_dp_size"))
-    values = view.rank_kv_values(tp, count("pp_size"))
-    return values * kv_itemsize(settings)
+    worker = topology.worker(role)
+    return view.rank_kv_values(attention_tp(worker), worker.pp) * kv_itemsize(settings)
 
 
 def kv_itemsize(settings: Settings) -> int:

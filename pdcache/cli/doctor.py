@@ -13,6 +13,7 @@ from pathlib import Path
 import typer
 from rich.table import Table
 
+from pdcache.cli.gather import not_installed
 from pdcache.cli.options import Json
 from pdcache.cli.output import out, print_json
 from pdcache.store.registry import BACKENDS
@@ -104,7 +105,9 @@ def examine() -> list[Symptom]:
             f"needed for store.backend {name} only: docs/backends.md",
             needed=False,
         )
-        for name, lacks in _lacking().items()
+        for name, backend in BACKENDS.items()
+        if (packages := backend.traits.packages)
+        for lacks in [not_installed(packages)]
     ]
     rdma = sorted(p.name for p in Path("/sys/class/infiniband").glob("*"))
     symptoms.append(
@@ -158,15 +161,6 @@ def _package(name: str, remedy: str) -> Symptom:
         return Symptom(name, False, "missing", remedy)
     owners = importlib.metadata.packages_distributions().get(name, [name])
     return Symptom(name, True, importlib.metadata.version(owners[0]), remedy)
-
-
-def _lacking() -> dict[str, list[str]]:
-    """Packages that are missing, by the storage backend that needs them."""
-    return {
-        name: [one for one in backend.traits.packages if importlib.util.find_spec(one) is None]
-        for name, backend in BACKENDS.items()
-        if backend.traits.packages
-    }
 
 
 def _library(name: str, remedy: str) -> Symptom:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from pdcache.errors import TopologyError
@@ -48,6 +48,11 @@ def gather(
     )
 
 
+def not_installed(packages: Iterable[str]) -> list[str]:
+    """Those of the packages that this interpreter cannot import."""
+    return [name for name in packages if importlib.util.find_spec(name) is None]
+
+
 def _missing(topology: Topology) -> frozenset[str]:
     """Packages of the topology's backends that this interpreter, which the workers use, lacks.
 
@@ -55,10 +60,10 @@ def _missing(topology: Topology) -> frozenset[str]:
     """
     if importlib.util.find_spec("sglang") is None:
         return frozenset()
-    wanted = {*BACKENDS[topology.store.backend].traits.packages}
+    wanted = [*BACKENDS[topology.store.backend].traits.packages]
     if topology.transfer.backend == "nixl":
-        wanted.add("nixl")
-    return frozenset(name for name in wanted if importlib.util.find_spec(name) is None)
+        wanted.append("nixl")
+    return frozenset(not_installed(wanted))
 
 
 def _code(topology: Topology) -> dict[str, str]:

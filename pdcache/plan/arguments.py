@@ -10,7 +10,7 @@ from pdcache import sglang_cpu
 from pdcache.checks.budget import model_path
 from pdcache.store.backend import WorkerAccess
 from pdcache.topology.facts import Facts
-from pdcache.topology.hicache import merged_hicache, storage_options
+from pdcache.topology.hicache import storage_options
 from pdcache.topology.placement import Place
 from pdcache.topology.schema import Role, Topology
 from pdcache.topology.setting import Origin, Setting, Settings
@@ -94,8 +94,6 @@ def _extra_config(spot: Place, topology: Topology, access: WorkerAccess) -> Sett
         for name, option in storage_options(topology).items():
             options[name] = option.value
             reasons.append(f"{name}: {option.reason}")
-        if merged_hicache(topology, Role.PREFILL).pass_prefix_keys:
-            options["hicache_storage_pass_prefix_keys"] = True
     text = json.dumps(options, separators=(",", ":"))
     return Setting(text, "rule", "; ".join(reasons), "store")
 

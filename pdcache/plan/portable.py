@@ -6,16 +6,20 @@ import re
 from pathlib import Path
 from typing import Any
 
+from pdcache.plan.ports import SERVER_BAND, SERVICE_BAND
 from pdcache.plan.process import Plan, Process
 from pdcache.sglang_cpu import pythonpath_folder
 from pdcache.topology.facts import Facts
+
+CHOSEN = range(SERVICE_BAND.start, SERVER_BAND.stop)
 
 
 def portable(plan: Plan, facts: Facts) -> dict[str, Any]:
     """By process: its flags, its environment, and the files it is given.
 
-    Addresses of nodes, chosen ports, and the folders of this machine are replaced by their names
-    in angle brackets. Flags are by name, so that their order does not matter.
+    Addresses of nodes, ports of the bands that pdcache chooses from, and the folders of this
+    machine are replaced by their names in angle brackets. Flags are by name, so that their order
+    does not matter.
     """
     names = _names(plan, facts)
 
@@ -77,6 +81,8 @@ def _names(plan: Plan, facts: Facts) -> list[tuple[re.Pattern[str], str]]:
         pairs.append((re.compile(pattern), f"<node {index}>"))
     for process in plan.processes:
         for kind, port in process.ports.items():
+            if port not in CHOSEN:
+                continue
             pattern = rf"(?<!\d){port}(?!\d)"
             pairs.append((re.compile(pattern), f"<{kind} port of {process.name}>"))
     return pairs

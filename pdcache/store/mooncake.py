@@ -43,7 +43,6 @@ class MooncakeLayout:
         self._store, self._ground = store, ground
         self._etcd: str | None = None
         self._etcd_peer = 0
-        home = ground.addresses[0]
         if store.master is not None:
             host, _, port = store.master.rpartition(":")
             self._masters = [Master(host, int(port), store.metrics_port or 9003)]
@@ -59,7 +58,7 @@ class MooncakeLayout:
         if store.ha is not None:
             self._etcd = store.ha.etcd
             if self._etcd is None:
-                self._etcd = f"{home}:{ground.ports.service()}"
+                self._etcd = f"{ground.addresses[0]}:{ground.ports.service()}"
                 self._etcd_peer = ground.ports.service()
 
     @property
@@ -77,17 +76,15 @@ class MooncakeLayout:
         if place.kind == "etcd":
             return self._etcd_service()
         if place.kind == "master":
-            return self._master_service(self._masters[place.index], place.name)
+            return self._master_service(self._masters[place.index])
         return self._holder_service(place)
 
     def worker(self, address: str, role: Role, namespace: str) -> WorkerAccess:
-        """Inline options: decode offload parses them with plain ``json.loads`` (sglang 0.5.23
-        ``disaggregation/decode_kvcache_offload_manager.py:71``).
-        """
-        store, first = self._store, self._masters[0]
+        """Options that name the master, and an environment that gives up on a bad one in time."""
+        store = self._store
         options: dict[str, Any] = {
             "master_server_address": self.master_address,
-            "master_metrics_port": first.metrics_port,
+            "master_metrics_port": self._masters[0].metrics_port,
             "metadata_server": "P2PHANDSHAKE",
             "local_hostname": address,
             "protocol": commands.protocol(store, self._ground.topology.device),
@@ -134,7 +131,7 @@ class MooncakeLayout:
             folders=(folder,),
         )
 
-    def _master_service(self, master: Master, name: str) -> Service:
+    def _master_service(self, master: Master) -> Service:
         store, topology = self._store, self._ground.topology
         quota = f"{self._ground.folder}/tenants.yaml"
         argv = commands.master_argv(

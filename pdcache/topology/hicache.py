@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pdcache.topology.schema import Hicache, Mode, Role, Topology
+from pdcache.topology.schema import Mode, Role, Topology
 from pdcache.topology.setting import Origin, Setting, Settings
 
 CPU_STAGING_RATIO = 0.25
@@ -29,13 +29,6 @@ def pick(
         if value is not None:
             return Setting.given(value, path)
     return Setting(default, origin, reason, shared_path)
-
-
-def merged_hicache(topology: Topology, role: Role) -> Hicache:
-    """Shared HiCache settings with the role's own laid over them."""
-    shared = topology.hicache.model_dump(exclude_unset=True)
-    own = topology.worker(role).hicache.model_dump(exclude_unset=True)
-    return Hicache(**(shared | own))
 
 
 def hicache_settings(topology: Topology, role: Role) -> Settings:
@@ -74,6 +67,7 @@ def storage_options(topology: Topology) -> Settings:
     for key, option in (
         ("prefetch_timeout_base_s", "prefetch_timeout_base"),
         ("prefetch_timeout_per_ki_token_s", "prefetch_timeout_per_ki_token"),
+        ("pass_prefix_keys", "hicache_storage_pass_prefix_keys"),
     ):
         chosen = pick(topology, Role.PREFILL, key, None, "")
         if chosen.value is not None:

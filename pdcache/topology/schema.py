@@ -83,8 +83,8 @@ class Hicache(_Model):
     prefetch_threshold: int | None = Field(
         None, ge=0, description="fewest tokens beyond L1/L2 that are worth a read from L3"
     )
-    pass_prefix_keys: bool = Field(
-        False, description="hand the keys of the pages before to the backend (prefill)"
+    pass_prefix_keys: bool | None = Field(
+        None, description="hand the keys of the pages before to the backend (prefill)"
     )
     prefetch_timeout_base_s: float | None = Field(
         None, ge=0, description="policy timeout: its constant part"

@@ -124,14 +124,12 @@ def _common(topology: Topology, role: Role, worker: Worker) -> Settings:
         return Setting(default, origin, reason, path)
 
     cpu, page = topology.device == "cpu", topology.page_size
-    served, named = topology.model.served_name, "user"
-    if served is None:
-        served, named = topology.model.path.rstrip("/").split("/")[-1], "default"
+    served = topology.model.served_name or topology.model.path.rstrip("/").split("/")[-1]
     settings: Settings = {
         "served_model_name": choose(
             "served_name", "model.served_name", served,
             "equal on all workers: it is part of L3 keys",
-            "user" if named == "user" else "default",
+            "user" if topology.model.served_name is not None else "default",
         ),
         "dtype": choose(
             "dtype", "model.dtype", topology.model.dtype, "the shared model.dtype",

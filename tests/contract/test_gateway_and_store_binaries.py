@@ -52,12 +52,13 @@ for i in range(90):
     if store.put_from(f"page{i}", address, size) == 0:
         stored.append(i)
     time.sleep(0.05)
-time.sleep(3)
-equal = [
-    i for i in stored
-    if store.get_into(f"page{i}", address, size) == size
-    and buffer.raw == random.Random(i).randbytes(size)
-]
+deadline, equal = time.monotonic() + 20, []
+while len(equal) < len(stored) and time.monotonic() < deadline:
+    equal = [
+        i for i in stored
+        if store.get_into(f"page{i}", address, size) == size
+        and buffer.raw == random.Random(i).randbytes(size)
+    ]
 store.close()
 print(len(stored), len(equal))
 """

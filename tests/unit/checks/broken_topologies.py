@@ -11,6 +11,7 @@ from broken import Broken
 from broken_sharing import BROKEN_SHARING, CODE
 from broken_sizes import BROKEN_SIZES
 from golden.plans import MODELS, ONE_CPU_NODE, fixed_facts
+from merging import merged
 
 from pdcache.checks import Finding, check
 from pdcache.topology import parse_topology
@@ -183,16 +184,6 @@ BROKEN = [
     *BROKEN_SIZES,
     *BROKEN_SHARING,
 ]  # fmt: skip
-
-
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """One mapping laid over another, key by key at every depth."""
-    result = dict(base)
-    for key, value in over.items():
-        inner = result.get(key)
-        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        result[key] = merged(inner, value) if both else value  # type: ignore[arg-type]
-    return result
 
 
 def world(nodes: Iterable[Node] = ONE_CPU_NODE) -> Facts:

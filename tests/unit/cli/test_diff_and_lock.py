@@ -45,6 +45,15 @@ def test_a_process_more_and_a_value_that_changed_are_told(
     assert found["prefill-0", "--page-size"] == ("64", "32")
 
 
+def test_a_port_that_the_topology_gives_is_a_difference(
+    pdcache: Pdcache, small: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(small.read_text() + "gateway: {port: 9000}\n")
+    found = by_place(pdcache("plan", "--diff", small, other, "--json").json()["differences"])
+    assert found == {("gateway", "--port"): ("8000", "9000")}
+
+
 @pytest.fixture
 def lock(pdcache: Pdcache, small: Path, tmp_path: Path) -> Path:
     file = tmp_path / "small.lock"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TypeVar
 
 import httpx
+from asking import asked, refused
 from golden.plans import golden_plan
 
 from pdcache.cluster.manifest import manifest_text, registered
@@ -17,21 +15,6 @@ from pdcache.cluster.probe import alive, ready
 from pdcache.cluster.states import ClusterState, ClusterStatus, ProcessState, ProcessStatus
 
 PLAN = golden_plan("full_offload")
-T = TypeVar("T")
-Handler = Callable[[httpx.Request], httpx.Response]
-
-
-def asked(handler: Handler, ask: Callable[[httpx.AsyncClient], Awaitable[T]]) -> T:
-    async def go() -> T:
-        async with httpx.AsyncClient(transport=httpx.MockTransport(handler)) as client:
-            return await ask(client)
-
-    return asyncio.run(go())
-
-
-def refused(request: httpx.Request) -> httpx.Response:
-    raise httpx.ConnectError("refused", request=request)
-
 
 SERVER = PLAN.process("prefill-0")
 READY = f"{SERVER.url}{SERVER.ready_path}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import yaml
 from golden.plans import MODELS, fixed_facts
 from hypothesis import HealthCheck, given, seed, settings
+from merging import merged
 from random_topologies import topologies
 
 from pdcache.checks import RULES, Finding, check
@@ -31,15 +31,6 @@ TWO_NODES = (Node("10.0.0.1", 1 << 40, gpus=8), Node("10.0.0.2", 1 << 40, gpus=8
 def facts_for(topology: Topology) -> Facts:
     nodes = meant_nodes(topology) or (TWO_NODES if topology.device == "cuda" else (Node(),))
     return fixed_facts(nodes, models=VIEWS, code={"pages.py": "class Pages: ...\n"})
-
-
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(base)
-    for key, value in over.items():
-        inner = result.get(key)
-        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        result[key] = merged(inner, value) if both else value  # type: ignore[arg-type]
-    return result
 
 
 @pytest.mark.parametrize("part", range(PARTS))

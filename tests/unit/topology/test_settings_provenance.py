@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pdcache.topology import Role, Topology, parse_topology
-from pdcache.topology.hicache import merged_hicache, storage_options
+from pdcache.topology.hicache import storage_options
 from pdcache.topology.setting import Setting, Settings
 from pdcache.topology.settings import role_settings
 from pdcache.topology.switches import resolve
@@ -150,8 +150,6 @@ def test_a_role_overrides_the_shared_hicache_key_by_key() -> None:
     assert settings(Role.DECODE, text)["hicache_mem_layout"].value == "page_head"
     assert settings(Role.DECODE, text)["hicache_io_backend"].value == "kernel"
     assert settings(Role.PREFILL, text)["hicache_mem_layout"].value == "page_first"
-    merged = merged_hicache(topology(text), Role.DECODE)
-    assert (merged.layout, merged.io_backend) == ("page_head", "kernel")
 
 
 def test_a_size_takes_the_place_of_the_ratio() -> None:

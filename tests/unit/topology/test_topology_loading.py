@@ -212,7 +212,7 @@ def test_the_defaults_of_a_topology() -> None:
     ("model", "expected"),
     [
         (Model, {"served_name": None, "dtype": "auto", "context_length": None}),
-        (Hicache, dict.fromkeys(Hicache.model_fields) | {"pass_prefix_keys": False}),
+        (Hicache, dict.fromkeys(Hicache.model_fields)),
         (KvEvents, {"port": 5557, "topic": "", "replay_port": None}),
         (
             Worker,
