@@ -119,7 +119,7 @@ def down_command(
 
     Example: pdcache down full-offload
     """
-    from pdcache.cluster.client import bring_down
+    from pdcache.cluster.bring_down import bring_down
 
     records = all_records()
     if name is not None:

@@ -15,8 +15,9 @@ from pdcache.cli.options import Json, Set, SkipCheck, TopologyFile
 from pdcache.cli.output import err, out, print_findings, print_json
 from pdcache.cli.plan import print_differences
 from pdcache.cli.progress import UpProgress
+from pdcache.cluster.bring_down import bring_down
 from pdcache.cluster.bring_up import bring_up
-from pdcache.cluster.client import ClusterClient, bring_down
+from pdcache.cluster.client import ClusterClient
 from pdcache.cluster.join import given_nodes, refuse_second, start_local, use_given
 from pdcache.cluster.record import Record
 from pdcache.cluster.states import ClusterStatus

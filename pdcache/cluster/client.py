@@ -1,4 +1,4 @@
-"""What shell commands do with a cluster: reach its controller, ask, end it."""
+"""What shell commands do with a cluster: create its controller, reach it, ask it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 from pdcache.cluster.controller import CONTROLLER
-from pdcache.cluster.head import connect, end_head
+from pdcache.cluster.head import connect
 from pdcache.cluster.record import Record
 from pdcache.cluster.states import ClusterState, ClusterStatus
 from pdcache.errors import ClusterError
@@ -118,41 +118,3 @@ def status_of(record: Record) -> ClusterStatus:
         return ClusterClient(record, limit_s=5.0).status()
     except ClusterError as error:
         return ClusterStatus(record.name, ClusterState.DEGRADED, reasons=[str(error)])
-
-
-def bring_down(record: Record, *, force: bool = False) -> list[str]:
-    """End a cluster whatever state it is in; returns what would not end (nothing, normally).
-
-    Raises:
-        ClusterError: it runs on a Ray cluster of the user's that does not answer, so its processes
-            cannot be ended; with ``force`` it is forgotten all the same.
-    """
-    left: list[str] = []
-    try:
-        ray = connect(record, limit_s=3.0)
-        try:
-            left = ClusterClient(record, limit_s=3.0).stop()
-        except ClusterError:
-            # Without a controller: a process ends when its actor does.
-            _kill_actors(ray, record.namespace)
-        ray.shutdown()
-    except ClusterError as error:
-        if record.head_pid is None and not force:
-            raise ClusterError(
-                f"its Ray cluster does not answer, so nothing was ended: {error.message}",
-                where=record.name,
-                remedy="Try again when it does; if it is gone for good: pdcache down --force.",
-            ) from None
-        # With a head of our own, its supervisor and the sweep end what is left.
-    pids = end_head(record)
-    if record.head_pid is not None:
-        left = [str(pid) for pid in pids]
-    record.remove()
-    return left
-
-
-def _kill_actors(ray: Any, namespace: str) -> None:
-    for actor in ray.util.list_named_actors(all_namespaces=True):
-        if actor["namespace"] == namespace:
-            with contextlib.suppress(ValueError):
-                ray.kill(ray.get_actor(actor["name"], namespace=namespace))
