@@ -1,4 +1,4 @@
-"""kill -9 of the leading master: the other takes over with all keys, and no worker is restarted."""
+"""kill -9 of the leading master: a master leads again with all keys, and no worker is restarted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ def test_keys_written_before_are_read_again_within_fifteen_seconds(tmp_path: Pat
         pid = next(one["pid"] for one in up["workers"] if one["name"] == leader)
         seconds = asyncio.run(until_read_again(plan, pid))
         assert seconds < TAKEOVER_LIMIT_S
-        assert leading_master(plan) != leader
+        # Which one leads is open: the killed one is started again at once and may be elected.
+        assert leading_master(plan)
+        pids = {one["name"]: one["pid"] for one in shell.json("status")["workers"]}
+        assert pids[leader] != pid
         assert workers(shell) == before, "no worker was restarted"
         assert shell.json("verify", up["name"])["proved"] is True
 
