@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 
 from pdcache import __version__
-from pdcache.cli import clusters, describe, doctor, plan, replay, up, verify
+from pdcache.cli import (
+    changes,
+    clusters,
+    describe,
+    doctor,
+    events,
+    plan,
+    replay,
+    storage,
+    up,
+    verify,
+)
 from pdcache.cli.output import fail
 from pdcache.errors import PdcacheError
 from pdcache.topology.facts import pdcache_home
@@ -31,6 +42,13 @@ app.command("status")(clusters.status_command)
 app.command("logs")(clusters.logs_command)
 app.command("verify")(verify.verify_command)
 app.command("down")(clusters.down_command)
+app.command("events")(events.events_command)
+app.command("apply")(changes.apply_command)
+app.command("scale")(changes.scale_command)
+app.command("drain")(changes.drain_command)
+app.command("restart")(changes.restart_command)
+app.command("change")(changes.change_command)
+app.add_typer(storage.app, name="storage")
 app.command("replay")(replay.replay_command)
 app.command("compare")(replay.compare_command)
 app.command("explain")(describe.explain_command)

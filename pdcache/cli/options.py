@@ -24,3 +24,8 @@ SkipCheck = Annotated[
     list[str] | None,
     typer.Option("--skip-check", metavar="RULE", help="Leave out a rule; repeatable."),
 ]
+AllowOutage = Annotated[
+    bool,
+    typer.Option("--allow-outage", help="Even when a role is without a worker for a while."),
+]
+Limit = Annotated[float, typer.Option("--timeout", metavar="S", help="Seconds for each step.")]

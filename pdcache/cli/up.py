@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pdcache.checks import check
+from pdcache.cli.gateway_key import gateway_key
 from pdcache.cli.gather import gather
 from pdcache.cli.interrupts import Interrupts
 from pdcache.cli.options import Json, Set, SkipCheck, TopologyFile
@@ -28,6 +29,7 @@ from pdcache.plan.difference import Difference
 from pdcache.plan.lock import changes, locked_topology, read_lock
 from pdcache.proof import Proof, prove
 from pdcache.proof.table import proof_table
+from pdcache.sglang.keys import new_keys
 from pdcache.topology import Topology, load_topology
 from pdcache.topology.facts import local_node
 
@@ -81,6 +83,7 @@ def up_command(
         err.print("[red]error[/] the topology cannot run here; nothing was started.")
         raise typer.Exit(1)
     plan = build_plan(topology, facts)
+    keys = new_keys(gateway_key(topology))
     if lock is not None:
         _refuse_changes(changes(lock, plan, facts))
     for path in sorted(facts.models):
@@ -99,7 +102,7 @@ def up_command(
             record = start_local(topology.name, topology.timeouts.ray_s, plan.temp)
         else:
             record = use_given(given[0], plan.temp)
-        client = bring_up(record, plan, limit_s=timeout, on_status=watch)
+        client = bring_up(record, plan, topology, keys, limit_s=timeout, on_status=watch)
         proof = _prove(plan, client, progress) if verify else None
     except BaseException:
         progress.stop()
@@ -125,7 +128,7 @@ def _refuse_changes(found: list[Difference]) -> None:
 
 def _prove(plan: Plan, client: ClusterClient, progress: UpProgress) -> Proof:
     progress.step("proof")
-    proof = prove(plan, on_canary=progress.canary)
+    proof = prove(plan, client.keys(), on_canary=progress.canary)
     if not proof.proved:
         progress.stop()
         err.print(proof_table(proof))

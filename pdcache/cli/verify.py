@@ -24,6 +24,7 @@ def verify_command(name: ClusterName = None, json: Json = False) -> None:
     plan = client.plan()
     proof = prove(
         plan,
+        client.keys(),
         on_canary=lambda canary: err.print(
             f"{'proved' if canary.proved else 'FAILED'}: {canary.name}: {canary.evidence}",
             highlight=False, markup=False,

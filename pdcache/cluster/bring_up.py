@@ -10,12 +10,20 @@ from pdcache.cluster.record import Record
 from pdcache.cluster.states import ClusterStatus, ProcessState
 from pdcache.errors import ClusterError
 from pdcache.plan.process import Plan
+from pdcache.sglang.keys import Keys
+from pdcache.topology.schema import Topology
 
 POLL_S = 0.3
 
 
 def bring_up(
-    record: Record, plan: Plan, *, limit_s: float, on_status: Callable[[ClusterStatus], None]
+    record: Record,
+    plan: Plan,
+    topology: Topology,
+    keys: Keys,
+    *,
+    limit_s: float,
+    on_status: Callable[[ClusterStatus], None],
 ) -> ClusterClient:
     """Start every process of a plan and wait until all are healthy and behind the gateway.
 
@@ -24,7 +32,7 @@ def bring_up(
     """
     begin = time.monotonic()
     client = create_controller(record, limit_s=plan.timeouts["ray_s"])
-    client.deploy(plan)
+    client.deploy(plan, topology, keys)
     while True:
         status = client.status()
         on_status(status)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from pdcache.changes.change import Change
 from pdcache.cluster.controller import CONTROLLER
+from pdcache.cluster.desired import Desired
+from pdcache.cluster.events import Event
 from pdcache.cluster.head import connect
+from pdcache.cluster.nodes import ray_nodes
 from pdcache.cluster.record import Record
 from pdcache.cluster.states import ClusterState, ClusterStatus
 from pdcache.errors import ClusterError
 from pdcache.plan.process import Plan
+from pdcache.sglang.keys import Keys
+from pdcache.topology.facts import Node, local_node
+from pdcache.topology.schema import Topology
 
 CALL_LIMIT_S = 20.0
 STOP_LIMIT_S = 60.0
@@ -40,19 +47,40 @@ class ClusterClient:
         status: ClusterStatus = self._call("status")
         return status
 
-    def plan(self) -> Plan:
-        """The plan that the cluster runs."""
-        plan: Plan | None = self._call("plan")
-        if plan is None:
+    def desired(self) -> Desired:
+        """What the cluster is meant to be: topology, plan, and the last change."""
+        desired: Desired | None = self._call("desired")
+        if desired is None:
             raise ClusterError(
                 f"cluster {self.record.name!r} has not got a plan yet.",
                 remedy=f"`pdcache down {self.record.name}`, then bring it up again.",
             )
-        return plan
+        return desired
 
-    def deploy(self, plan: Plan) -> None:
+    def plan(self) -> Plan:
+        """The plan that the cluster runs."""
+        return self.desired().plan
+
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes it can use."""
+        return ray_nodes(self._ray) if self.record.head_pid is None else (local_node(),)
+
+    def keys(self) -> Keys:
+        """The cluster's keys."""
+        return self.desired().keys
+
+    def deploy(self, plan: Plan, topology: Topology, keys: Keys) -> None:
         """Start to bring up a plan."""
-        self._call("deploy", plan)
+        self._call("deploy", plan, topology, keys)
+
+    def begin(self, change: Change) -> None:
+        """Start a change, or take up one that failed."""
+        self._call("begin", change)
+
+    def events(self, since: int = 0) -> list[Event]:
+        """What happened after the event of that number."""
+        events: list[Event] = self._call("events", since)
+        return events
 
     def mark_proved(self, proved: bool, reasons: list[str]) -> None:
         """Report the result of a proof."""

@@ -6,7 +6,10 @@ import pickle
 from dataclasses import dataclass, field
 from typing import Any
 
+from pdcache.changes.change import Change
 from pdcache.plan.process import Plan
+from pdcache.sglang.keys import Keys
+from pdcache.topology.schema import Topology
 
 
 @dataclass
@@ -18,13 +21,22 @@ class Desired:
         doubts: why the last proof failed, or why there was none.
         serving: the gateway has taken every worker once.
         incarnations: starts of each process so far.
+        topology: what the plan was made from, with every later change.
+        held: workers that are kept out of the gateway, with the reason.
+        stopped: processes that only a change starts again.
+        change: the change that runs, failed, or was the last one.
     """
 
     plan: Plan
+    topology: Topology
+    keys: Keys
     proved: bool | None = None
     doubts: list[str] = field(default_factory=list)
     serving: bool = False
     incarnations: dict[str, int] = field(default_factory=dict)
+    held: dict[str, str] = field(default_factory=dict)
+    stopped: list[str] = field(default_factory=list)
+    change: Change | None = None
 
     def save(self, cluster: str) -> None:
         """Keep it."""

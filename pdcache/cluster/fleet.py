@@ -5,22 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from pdcache.cluster.probe import alive, ready
+from pdcache.cluster.nodes import living_node
+from pdcache.cluster.probe import ready
 from pdcache.cluster.process_actor import ProcessActor, Vitals
 from pdcache.cluster.states import ProcessState, ProcessStatus
 from pdcache.errors import ClusterError
 from pdcache.plan.process import Plan, Process
+from pdcache.sglang.keys import Keys
 
-PLACE_LIMIT_S = 60.0
+PLACE_LIMIT_S = 30.0
 CALL_LIMIT_S = 40.0
 POLL_S = 0.25
-UNHEALTHY_AFTER = 5
+
+
+class ActorGone(ClusterError):
+    """The actor of a process died, and so the process."""
 
 
 class Fleet:
@@ -28,29 +33,36 @@ class Fleet:
 
     def __init__(self, cluster: str, cluster_id: str) -> None:
         self._cluster = cluster
+        self._keys: Keys | None = None
         self._id = cluster_id
         self._actors: dict[str, Any] = {}
-        self._failures: dict[str, int] = {}
         self._temp = self._logs = ""
         self.statuses: dict[str, ProcessStatus] = {}
 
-    def expect(self, plan: Plan, incarnations: dict[str, int]) -> None:
-        """Know the processes of a plan and how often each was started before."""
+    def expect(self, plan: Plan, keys: Keys, incarnations: dict[str, int]) -> None:
+        """Know the processes of a plan, their keys, and how often each was started before."""
+        self._keys = keys
         self._temp = plan.temp
         self._logs = str(Path(plan.manifest).parent / "logs")
         for process in plan.processes:
-            self.statuses[process.name] = ProcessStatus(
-                process.name,
-                process.role.value,
-                process.url,
-                incarnation=incarnations.get(process.name, 0),
-            )
+            self.know(process, incarnations.get(process.name, 0))
 
-    async def adopt(self, *, serving: bool) -> None:
+    def know(self, process: Process, incarnation: int = 0) -> None:
+        """Know a process; one that is known already keeps its state."""
+        own = self.statuses.setdefault(
+            process.name,
+            ProcessStatus(process.name, process.role.value, None, incarnation=incarnation),
+        )
+        own.url = process.url
+
+    async def adopt(self, *, serving: bool, stopped: Container[str] = ()) -> None:
         """Find the actors that are there already, with their processes.
 
         Processes of a cluster that served are looked at by the next `check`; those of one that was
         still starting are waited for by `start_and_wait`.
+
+        Args:
+            stopped: processes that are not there on purpose.
         """
         import ray
 
@@ -60,6 +72,8 @@ class Fleet:
                 vitals: Vitals = await asyncio.wait_for(actor.vitals.remote(), CALL_LIMIT_S)
             except (ValueError, ray.exceptions.RayError, TimeoutError):
                 own.state = ProcessState.DEAD if own.incarnation else ProcessState.PENDING
+                if name in stopped:
+                    own.state = ProcessState.STOPPED
                 continue
             self._actors[name] = actor
             if vitals.incarnation:
@@ -92,7 +106,7 @@ class Fleet:
         try:
             actor = await self._actor(process)
             if not adopted:
-                self._take(own, await self._call(actor.start.remote(own.incarnation + 1)))
+                self._take(own, await self._call(actor.start.remote(own.incarnation + 1, process)))
             await self._wait_ready(process, client, begin)
             if before_admission is not None:
                 await before_admission()
@@ -101,7 +115,6 @@ class Fleet:
             raise
         own.state, own.reason = ProcessState.HEALTHY, None
         own.started_in_s = round(time.monotonic() - begin, 2)
-        self._failures[process.name] = 0
 
     async def _wait_ready(self, process: Process, client: httpx.AsyncClient, begin: float) -> None:
         own = self.statuses[process.name]
@@ -120,38 +133,68 @@ class Fleet:
                 return
             await asyncio.sleep(POLL_S)
 
-    async def check(self, process: Process, client: httpx.AsyncClient) -> None:
-        """Look after a process that was healthy."""
-        own = self.statuses[process.name]
-        if own.state not in (ProcessState.HEALTHY, ProcessState.UNHEALTHY):
-            return
-        try:
-            vitals: Vitals = await self._call(self._actors[process.name].vitals.remote())
-        except ClusterError as error:
-            if "timed out" not in str(error):
-                self._actors.pop(process.name, None)
-                own.state, own.reason = ProcessState.DEAD, str(error)
-            return
-        if not vitals.running:
-            own.state = ProcessState.DEAD
-            own.reason = f"ended with exit code {vitals.exit_code}"
-            return
-        missing = await alive(process, client)
-        count = self._failures.get(process.name, 0) + 1 if missing else 0
-        self._failures[process.name] = count
-        if missing is None:
-            own.state, own.reason = ProcessState.HEALTHY, None
-        elif count >= UNHEALTHY_AFTER:
-            own.state, own.reason = ProcessState.UNHEALTHY, missing
+    async def changed(self, process: Process, limit_s: float) -> Vitals:
+        """The vitals of a process as soon as they change, or after ``limit_s``.
 
-    async def end(self, process: Process) -> None:
+        Raises:
+            ClusterError: its actor is gone.
+        """
+        own = self.statuses[process.name]
+        if process.name not in self._actors:
+            raise ClusterError("its actor is gone.", where=process.name)
+        known = Vitals(
+            actor_pid=own.actor_pid or 0, pid=own.pid, supervisor_pid=own.supervisor_pid,
+            running=True, exit_code=None, incarnation=own.incarnation, frozen=own.frozen,
+        )  # fmt: skip
+        actor = self._actors[process.name]
+        try:
+            vitals: Vitals = await self._call(actor.changed.remote(known, limit_s))
+        except ActorGone:
+            self._actors.pop(process.name, None)
+            raise
+        own.frozen = vitals.frozen
+        return vitals
+
+    async def end(self, process: Process, why: str, *, at_once: bool = False) -> None:
         """End a process that runs; it is then DEAD and can be started again."""
         own = self.statuses[process.name]
         if own.state not in (ProcessState.HEALTHY, ProcessState.UNHEALTHY):
             return
+        own.state, own.reason = ProcessState.DEAD, why
         with contextlib.suppress(ClusterError):
-            await self._call(self._actors[process.name].stop.remote())
-        own.state, own.reason = ProcessState.DEAD, "ended with another part of its server"
+            await self._call(self._actors[process.name].stop.remote(at_once=at_once))
+
+    async def remove(self, process: Process, *, forget: bool) -> None:
+        """End a process on purpose, and its actor: it is STOPPED until it is started again.
+
+        Args:
+            forget: it is no longer a part of the cluster.
+        """
+        import ray
+
+        own = self.statuses.get(process.name)
+        if own is not None:
+            own.state, own.reason = ProcessState.STOPPED, None
+        actor = self._actors.pop(process.name, None)
+        if actor is None:
+            with contextlib.suppress(ValueError):
+                actor = ray.get_actor(process.name)
+        if actor is not None:
+            with contextlib.suppress(ClusterError):
+                await self._call(actor.stop.remote())
+            ray.kill(actor)
+        if own is not None:
+            own.pid = own.supervisor_pid = own.actor_pid = None
+        if forget:
+            self.statuses.pop(process.name, None)
+
+    async def log_tail(self, process: Process, lines: int) -> str:
+        """The last lines of a process's log; empty when its actor does not answer."""
+        try:
+            text: str = await self._call(self._actors[process.name].log_tail.remote(lines))
+        except (KeyError, ClusterError):
+            return ""
+        return text
 
     async def write_file(self, process: Process, path: str, text: str) -> None:
         """Write a file on the node of a process.
@@ -164,9 +207,7 @@ class Fleet:
 
     async def failure(self, process: Process, what: str) -> ClusterError:
         """An error on a process with the end of its log."""
-        log = ""
-        if process.name in self._actors:
-            log = await self._call(self._actors[process.name].log_tail.remote(25))
+        log = await self.log_tail(process, 25)
         return ClusterError(
             f"{what}.", where=process.name, log_tail=log,
             remedy=f"Its log: pdcache logs {self._cluster} {process.name}",
@@ -199,19 +240,22 @@ class Fleet:
         options: dict[str, Any] = {
             "name": process.name, "lifetime": "detached", "max_restarts": 0,
             "num_cpus": 0, "num_gpus": process.gpus, "get_if_exists": True,
-            "max_concurrency": 1,
+            "max_concurrency": 4,
         }  # fmt: skip
         if process.ray_id is not None:
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(
-                process.ray_id, soft=False
+                living_node(process, ray.nodes()), soft=False
             )
-        actor = (
-            ray.remote(ProcessActor)
-            .options(**options)
-            .remote(self._id, process, self._logs, self._temp)
-        )
+        new = ray.remote(ProcessActor).options(**options)
         try:
-            await asyncio.wait_for(actor.vitals.remote(), PLACE_LIMIT_S)
+            actor = new.remote(self._id, process, self._logs, self._temp, self._keys)
+            try:
+                await asyncio.wait_for(actor.vitals.remote(), PLACE_LIMIT_S)
+            except ray.exceptions.RayActorError:
+                # The one before was still on its way out.
+                await asyncio.sleep(1.0)
+                actor = new.remote(self._id, process, self._logs, self._temp, self._keys)
+                await asyncio.wait_for(actor.vitals.remote(), PLACE_LIMIT_S)
         except (TimeoutError, ray.exceptions.RayError) as error:
             reason = "no node has the resources" if isinstance(error, TimeoutError) else str(error)
             raise ClusterError(
@@ -236,7 +280,7 @@ class Fleet:
             cause = getattr(error, "cause", None)
             raise (cause if isinstance(cause, ClusterError) else ClusterError(str(error))) from None
         except ray.exceptions.RayError as error:
-            raise ClusterError(f"its actor is gone: {str(error).splitlines()[0]}") from None
+            raise ActorGone(f"its actor is gone: {str(error).splitlines()[0]}") from None
 
     @staticmethod
     def _take(own: ProcessStatus, vitals: Vitals) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import httpx
 
@@ -12,8 +12,13 @@ from pdcache.plan.process import Plan, Process
 from pdcache.topology.schema import Role
 
 
-def manifest_text(plan: Plan, statuses: Mapping[str, ProcessStatus]) -> str:
-    """The manifest with every worker that is healthy now; each incarnation has an id of its own."""
+def manifest_text(
+    plan: Plan, statuses: Mapping[str, ProcessStatus], held: Container[str] = ()
+) -> str:
+    """The manifest with every worker that is healthy now and not held.
+
+    Each incarnation has an id of its own.
+    """
     return manifest(
         (
             f"{process.name}-{statuses[process.name].incarnation}",
@@ -22,7 +27,7 @@ def manifest_text(plan: Plan, statuses: Mapping[str, ProcessStatus]) -> str:
             process.ports.get("bootstrap"),
         )
         for process in (*plan.role(Role.PREFILL), *plan.role(Role.DECODE))
-        if statuses[process.name].state is ProcessState.HEALTHY
+        if statuses[process.name].state is ProcessState.HEALTHY and process.name not in held
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pdcache.errors import ClusterError
+from pdcache.plan.process import Process
 from pdcache.topology.facts import Node, local_node
 
 
@@ -31,4 +33,23 @@ def ray_nodes(ray: Any) -> tuple[Node, ...]:
             ray_id=row["NodeID"],
         )
         for row in rows
+    )
+
+
+def living_node(process: Process, rows: list[dict[str, Any]]) -> str:
+    """Ray's id of the node that a process belongs on: its own, or one that came at its address.
+
+    Raises:
+        ClusterError: no living node of the Ray cluster is there.
+    """
+    alive = [row for row in rows if row["Alive"]]
+    if any(row["NodeID"] == process.ray_id for row in alive):
+        return str(process.ray_id)
+    for row in alive:
+        if row["NodeManagerAddress"] == process.address:
+            return str(row["NodeID"])
+    raise ClusterError(
+        f"its node {process.address} is not in the Ray cluster.",
+        where=process.name,
+        remedy="Start Ray on that node again; it is taken up by itself.",
     )

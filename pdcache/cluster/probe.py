@@ -8,11 +8,17 @@ import contextlib
 import httpx
 
 from pdcache.plan.process import Process
+from pdcache.sglang import storage
+from pdcache.sglang.keys_plugin import PLACEHOLDER
+from pdcache.topology.schema import WORKER_ROLES
 
 
 async def ready(process: Process, client: httpx.AsyncClient) -> str | None:
     """None when the process can do its work, else what is missing."""
-    return await _probe(process, process.ready_path, client)
+    missing = await _probe(process, process.ready_path, client)
+    if missing is None and process.role in WORKER_ROLES and process.rank == 0:
+        return await _unguarded(process, client)
+    return missing
 
 
 async def alive(process: Process, client: httpx.AsyncClient) -> str | None:
@@ -26,6 +32,22 @@ async def _probe(process: Process, path: str | None, client: httpx.AsyncClient) 
     if process.health_port is not None:
         return await _port_ready(process.address, process.health_port)
     return None
+
+
+async def _unguarded(process: Process, client: httpx.AsyncClient) -> str | None:
+    """What is wrong when a server takes the key that everybody knows."""
+    everybodys = {"Authorization": f"Bearer {PLACEHOLDER}"}
+    url = f"{process.url}{storage.PATH}"
+    try:
+        response = await client.get(url, headers=everybodys, auth=None)
+    except httpx.HTTPError as error:
+        return f"{url}: {type(error).__name__}"
+    if response.status_code == 401:
+        return None
+    return (
+        "it does not ask for the cluster's admin key: SGLang has not loaded pdcache's plugin "
+        "(is pdcache installed for its interpreter on that node?)"
+    )
 
 
 async def _http_ready(url: str, client: httpx.AsyncClient) -> str | None:

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdcache.cluster.record import CLUSTER_ENV
+from pdcache.cluster.frozen import FrozenTree
+from pdcache.cluster.record import CLUSTER_ENV, write_secret
 from pdcache.cluster.supervised import SupervisedProcess, tail
 from pdcache.plan.process import Process
+from pdcache.sglang.keys import Keys
+from pdcache.sglang.keys_plugin import KEYS_ENV
+
+LOOK_S = 0.2
 
 
 @dataclass(frozen=True)
 class Vitals:
-    """What the actor knows without asking the network."""
+    """What the actor knows without asking the network.
+
+    ``frozen``: a process of the tree is stopped (SIGSTOP, a frozen cgroup) and does nothing.
+    """
 
     actor_pid: int
     pid: int | None
@@ -22,26 +32,38 @@ class Vitals:
     running: bool
     exit_code: int | None
     incarnation: int
+    frozen: bool = False
 
 
 class ProcessActor:
-    """One worker, store, or gateway process on this actor's node."""
+    """One worker, store, or gateway process on this actor's node.
 
-    def __init__(self, cluster_id: str, process: Process, logs: str, temp: str) -> None:
+    Its methods may be called from several threads: `changed` waits in one of them.
+    """
+
+    def __init__(self, cluster_id: str, process: Process, logs: str, temp: str, keys: Keys) -> None:
         self._process = process
         self._id = cluster_id
         self._log = Path(logs) / f"{process.name}.log"
         self._temp = temp
+        self._keys = keys
         self._supervised: SupervisedProcess | None = None
         self._incarnation = 0
+        self._frozen = FrozenTree()
+        self._lock = threading.RLock()
 
-    def start(self, incarnation: int) -> Vitals:
+    def start(self, incarnation: int, process: Process) -> Vitals:
         """Start the process; the log of the incarnation before is kept as ``.previous``.
 
         Raises:
             ClusterError: the command cannot be started, or a folder or file cannot be made.
         """
+        with self._lock:
+            return self._start(incarnation, process)
+
+    def _start(self, incarnation: int, process: Process) -> Vitals:
         self.stop()
+        self._process = process
         Path(self._temp).mkdir(parents=True, exist_ok=True, mode=0o700)
         if self._log.exists():
             self._log.replace(self._log.with_suffix(".previous.log"))
@@ -49,6 +71,8 @@ class ProcessActor:
             Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
         for path, text in self._process.files.items():
             self.write_file(path, text)
+        if (keys_file := process.env.get(KEYS_ENV)) is not None:
+            write_secret(Path(keys_file), self._keys.text())
         self._incarnation = incarnation
         self._supervised = SupervisedProcess(
             self._process.argv,
@@ -68,12 +92,25 @@ class ProcessActor:
             running=own.running if own else False,
             exit_code=own.exit_code if own else None,
             incarnation=self._incarnation,
+            frozen=own is not None and self._frozen.seen(own.pid),
         )
 
-    def stop(self) -> bool:
-        """End the process; True when nothing of it is left."""
-        own, self._supervised = self._supervised, None
-        return own.stop() if own else True
+    def changed(self, known: Vitals, limit_s: float) -> Vitals:
+        """The vitals once they differ from those that are known, or after ``limit_s``."""
+        deadline = time.monotonic() + limit_s
+        while (now := self.vitals()) == known and time.monotonic() < deadline:
+            time.sleep(LOOK_S)
+        return now
+
+    def stop(self, *, at_once: bool = False) -> bool:
+        """End the process; True when nothing of it is left.
+
+        Args:
+            at_once: without the time that it is given to end by itself.
+        """
+        with self._lock:
+            own, self._supervised = self._supervised, None
+            return own.stop(at_once=at_once) if own else True
 
     def log_tail(self, lines: int) -> str:
         """The last lines of the log."""

@@ -1,47 +1,81 @@
-"""The short proof that a recreated worker passes before it gets traffic again."""
+"""The short proof that a worker passes before it gets traffic (again)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from typing import TYPE_CHECKING
 
 import httpx
 
+from pdcache.changes.kinds import OPTIONS, has_storage
 from pdcache.errors import ClusterError
+from pdcache.plan.portable import flags
 from pdcache.plan.process import Plan, Process
 from pdcache.proof.bench import Bench
-from pdcache.proof.hops import answer_on_hot_prompt, between_prefills, one_answer
+from pdcache.proof.canary import Canary
+from pdcache.proof.hops import answer_on_hot_prompt, between_prefills, one_answer, own_pages
+from pdcache.store.health import healthy
 from pdcache.topology.schema import Mode, Role
+
+if TYPE_CHECKING:
+    from pdcache.cluster.live import Live
+
+READER_OPTIONS = {
+    "prefetch_threshold",
+    "prefetch_timeout_base",
+    "prefetch_timeout_per_ki_token",
+    "hicache_storage_pass_prefix_keys",
+}
+"""Options that say how a worker reads, not which pages it shares."""
 
 
 async def prove_again(
-    plan: Plan, worker: Process, healthy: Callable[[Process], bool], client: httpx.AsyncClient
+    live: Live, worker: Process, client: httpx.AsyncClient, plan: Plan | None = None
 ) -> None:
-    """Prove that a worker reads, or as decode writes, what its peers share with it.
+    """Prove that a worker, which the gateway must not have, reads and writes what it shares.
 
-    Uses other workers that are healthy at this moment and flushes nobody. Without a peer of the
-    other role there is nothing to prove with, and the worker is admitted on its health alone.
+    Uses other workers that serve at this moment and flushes none of them. Without a worker of the
+    other role there is nothing to prove with, and it is admitted on its health alone.
+
+    Args:
+        plan: what the cluster is on its way to; unset, its plan as it is.
 
     Raises:
         ClusterError: the worker does not answer, or does not reuse.
     """
-    prefills = [other for other in plan.role(Role.PREFILL) if healthy(other)]
-    decodes = [other for other in plan.role(Role.DECODE) if healthy(other)]
-    bench = Bench(plan, client)
-    if worker.role is Role.PREFILL and decodes:
-        if prefills:
-            canary = await between_prefills(bench, prefills[0], worker, decodes[0])
-        else:
-            canary = await one_answer(bench, worker, decodes[0])
-    elif worker.role is Role.DECODE and prefills:
-        if plan.mode is Mode.FULL_OFFLOAD:
-            canary = await answer_on_hot_prompt(bench, prefills[0], worker)
-        else:
-            canary = await one_answer(bench, prefills[0], worker)
-    else:
-        return
-    if not canary.proved:
+    canary = await _canary(live, worker, client, plan or live.plan)
+    if canary is not None and not canary.proved:
         raise ClusterError(
             f"is healthy but did not prove reuse: {canary.evidence}.",
             where=worker.name,
-            remedy="It is kept out of the gateway and started again.",
+            remedy="It is kept out of the gateway.",
         )
+
+
+async def _canary(
+    live: Live, worker: Process, client: httpx.AsyncClient, plan: Plan
+) -> Canary | None:
+    prefills = [other for other in live.serving(Role.PREFILL) if other.name != worker.name]
+    decodes = [other for other in live.serving(Role.DECODE) if other.name != worker.name]
+    # Without the store serving goes on with misses: that is no reason to keep a worker out.
+    stored = has_storage(worker) and await healthy(client, plan.store) is None
+    peers = [other for other in prefills if shared_pages(other) == shared_pages(worker)]
+    bench = Bench(plan, client)
+    if worker.role is Role.PREFILL and decodes:
+        if not stored:
+            return await one_answer(bench, worker, decodes[0])
+        if peers:
+            return await between_prefills(bench, peers[0], worker, decodes[0])
+        return await own_pages(bench, worker, decodes[0])
+    if worker.role is Role.DECODE and prefills:
+        if stored and peers and plan.mode is Mode.FULL_OFFLOAD:
+            return await answer_on_hot_prompt(bench, peers[0], worker)
+        return await one_answer(bench, prefills[0], worker)
+    return None
+
+
+def shared_pages(worker: Process) -> object:
+    """Equal for workers that find each other's pages: the options of their backend."""
+    text = flags(worker).get(OPTIONS)
+    options = json.loads(text) if text else {}
+    return {key: value for key, value in options.items() if key not in READER_OPTIONS}

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from pdcache.changes.change import Change
+
 
 class ProcessState(StrEnum):
     """How one process is doing."""
@@ -32,7 +34,9 @@ class ClusterState(StrEnum):
 class ProcessStatus:
     """One process as ``status --json`` shows it.
 
-    ``incarnation`` counts its starts from 1; ``restarts`` those that nobody asked for.
+    ``incarnation`` counts its starts from 1; ``restarts`` those that nobody asked for. ``held``
+    says why a worker is kept out of the gateway; ``log_tail`` is the end of the log of an
+    incarnation that died.
     """
 
     name: str
@@ -46,6 +50,9 @@ class ProcessStatus:
     restarts: int = 0
     started_in_s: float | None = None
     reason: str | None = None
+    frozen: bool = False
+    held: str | None = None
+    log_tail: str | None = None
 
 
 @dataclass
@@ -63,9 +70,11 @@ class ClusterStatus:
     reasons: list[str] = field(default_factory=list)
     failed: str | None = None
     serving: bool = False
+    change: Change | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The status under its JSON key names."""
         data = asdict(self)
         del data["failed"], data["serving"]
+        data["change"] = self.change.as_json() if self.change else None
         return {"schema": 1, **data}

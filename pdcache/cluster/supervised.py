@@ -66,12 +66,16 @@ class SupervisedProcess:
             self._note(self._next_report(0.0))
         return self.exit_code is None and self._socket.fileno() >= 0
 
-    def stop(self) -> bool:
-        """End the tree; True when the supervisor confirmed that nothing of it is left."""
+    def stop(self, *, at_once: bool = False) -> bool:
+        """End the tree; True when the supervisor confirmed that nothing of it is left.
+
+        Args:
+            at_once: SIGKILL without ``grace_s`` first.
+        """
         if self._socket.fileno() < 0:
             return True
         with contextlib.suppress(OSError):
-            self._socket.sendall(b"STOP")
+            self._socket.sendall(b"KILL" if at_once else b"STOP")
         deadline = time.monotonic() + self.grace_s + 12.0
         while self.running and time.monotonic() < deadline:
             self._note(self._next_report(max(0.0, deadline - time.monotonic())))

@@ -142,6 +142,7 @@ def supervise(owner: socket.socket | None, grace_s: float, command: list[str]) -
         return
     _report(owner, {"supervisor": os.getpid(), "pid": tree.head.pid})
     watched: list[int | socket.socket] = [wake] if owner is None else [wake, owner]
+    order = ""
     while tree.exit_code is None and not asked_to_stop:
         ready = select.select(watched, [], [], 5)[0]
         if wake in ready:
@@ -149,18 +150,21 @@ def supervise(owner: socket.socket | None, grace_s: float, command: list[str]) -
                 os.read(wake, 4096)
         tree.reap()
         tree.note_shared_memory()
-        if owner is not None and owner in ready and not _owner_lives(owner):
+        if owner is not None and owner in ready and (order := _order(owner)):
             break
-    tree.end(grace_s)
+    tree.end(0.0 if order == "KILL" else grace_s)
     _report(owner, {"exit": tree.exit_code})
 
 
-def _owner_lives(owner: socket.socket) -> bool:
+def _order(owner: socket.socket) -> str:
+    """``STOP``, or ``KILL`` for at once; an owner that is gone wants the tree to end too."""
     try:
         message = owner.recv(64)
     except OSError:
-        return False
-    return bool(message) and b"STOP" not in message
+        return "STOP"
+    if not message or b"STOP" in message:
+        return "STOP"
+    return "KILL" if b"KILL" in message else ""
 
 
 def _report(owner: socket.socket | None, message: dict[str, object]) -> None:

@@ -15,14 +15,14 @@ SESSION_HEADERS = ("x-session-affinity", "x-session-id", "x-smg-routing-key")
 
 
 def gateway_argv(
-    binary: str, topology: Topology, host: str, port: int, metrics_port: int, manifest: str
+    python: str, topology: Topology, host: str, port: int, metrics_port: int, manifest: str
 ) -> tuple[str, ...]:
-    """Command line of smg over a manifest file."""
+    """Command line of smg over a manifest file; its key is no part of it."""
     gateway = topology.gateway
     # A busy CPU worker answers its health check late without being ill.
     timeout, failures = ("5", "3") if topology.device == "cpu" else ("2", "2")
     return (
-        binary, "launch",
+        python, "-m", "pdcache.gateway.launch", "launch",
         "--pd-disaggregation",
         "--host", host,
         "--port", str(port),

@@ -8,6 +8,7 @@ from typing import Any
 
 from pdcache import sglang_cpu
 from pdcache.checks.budget import model_path
+from pdcache.sglang.keys_plugin import PLACEHOLDER
 from pdcache.store.backend import WorkerAccess
 from pdcache.topology.facts import Facts
 from pdcache.topology.hicache import storage_options
@@ -69,6 +70,9 @@ def _identity(spot: Place, topology: Topology, facts: Facts, ports: Mapping[str,
         ),
         "host": fixed(address, "the node's address: loopback on a single node"),
         "port": fixed(ports["http"], "free on this node, or given", f"{role}.port"),
+        "admin_api_key": fixed(
+            PLACEHOLDER, "the key itself is in a file: SGLang shows this one in its log"
+        ),
         "disaggregation_mode": fixed(role.value, "the role", role.value),
         "disaggregation_transfer_backend": fixed(
             transfer.backend, "KV from prefill to decode", "transfer.backend",

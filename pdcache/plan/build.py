@@ -20,17 +20,20 @@ from pdcache.topology.ports import given_ports
 from pdcache.topology.schema import WORKER_ROLES, Role, Topology
 
 
-def build_plan(topology: Topology, facts: Facts) -> Plan:
+def build_plan(topology: Topology, facts: Facts, *, like: Plan | None = None) -> Plan:
     """Make a topology concrete.
+
+    Args:
+        like: the plan of the cluster that runs: what is in both keeps its node and its ports.
 
     Raises:
         PlanError: a given port is in use, or no free port is left.
     """
     given = {port for row in given_ports(topology).values() for port in row}
-    ports = Ports(facts.port_free, given)
+    ports = Ports(facts.port_free, given, like.ports if like else None)
     folder = facts.home / "clusters" / topology.name
-    gateway_port = ports.given(topology.gateway.port, "gateway.port")
-    places = place(topology, facts.nodes)
+    gateway_port = ports.of("gateway").given(topology.gateway.port, "gateway.port")
+    places = place(topology, facts.nodes, _nodes(like, facts) if like else {})
     memory = tuple(
         NodeMemory(node.node, node.needed_bytes, node.available_bytes, node.parts)
         for node in budget(topology, facts)
@@ -38,7 +41,7 @@ def build_plan(topology: Topology, facts: Facts) -> Plan:
     ground = Ground(
         topology=topology,
         addresses=tuple(node.address for node in facts.nodes),
-        ports=ports,
+        ports=ports.of("store"),
         folder=str(facts.temp / topology.name / "store"),
         binary=lambda name: binary(facts.python, name),
         python=facts.python,
@@ -47,7 +50,8 @@ def build_plan(topology: Topology, facts: Facts) -> Plan:
     store = BACKENDS[topology.store.backend].lay_out(ground)
     formats = {role.value: kv_format(topology, facts, role) for role in WORKER_ROLES}
     meetings = {
-        spot.name: f"{facts.nodes[spot.node].address}:{ports.choose(MEETING_BAND)}"
+        spot.name: f"{facts.nodes[spot.node].address}:"
+        f"{ports.of(f'{spot.name} meets').choose(MEETING_BAND)}"
         for spot in places
         if spot.role in WORKER_ROLES and spot.rank == 0 and topology.worker(spot.role).nodes > 1
     }
@@ -56,12 +60,12 @@ def build_plan(topology: Topology, facts: Facts) -> Plan:
     provenance: dict[str, dict[str, Provenance]] = {}
     for spot in places:
         if spot.role in WORKER_ROLES:
-            process, provenance[spot.name] = server_process(spot, context, ports)
+            process, provenance[spot.name] = server_process(spot, context, ports.of(spot.name))
         elif spot.role is Role.STORE:
             process = store_process(spot, store.service(spot), topology, facts)
         else:
             process = gateway_process(
-                spot, topology, facts, gateway_port, ports.service(), binary(facts.python, "smg")
+                spot, topology, facts, gateway_port, ports.of("gateway metrics").service()
             )
         processes.append(replace(process, memory_bytes=share(memory, process.name)))
     endpoint = processes[-1].url
@@ -81,12 +85,23 @@ def build_plan(topology: Topology, facts: Facts) -> Plan:
         endpoint=endpoint,
         timeouts=topology.timeouts.model_dump(),
         provenance=provenance,
+        ports=dict(ports.book),
     )
 
 
 def binary(python: str, name: str) -> str:
     """A program that stands beside the interpreter, as pip installs console scripts."""
     return str(Path(python).parent / name) if os.sep in python else name
+
+
+def _nodes(plan: Plan, facts: Facts) -> dict[str, int]:
+    """On which of the nodes the processes of a plan run."""
+    rows = [(node.ray_id, node.address) for node in facts.nodes]
+    return {
+        process.name: rows.index((process.ray_id, process.address))
+        for process in plan.processes
+        if (process.ray_id, process.address) in rows
+    }
 
 
 def _served_path(topology: Topology, facts: Facts) -> str:

@@ -120,7 +120,11 @@ class KvFormat:
 
 @dataclass(frozen=True)
 class Plan:
-    """A topology made concrete for the nodes at hand."""
+    """A topology made concrete for the nodes at hand.
+
+    Attributes:
+        ports: every port by its owner, so that a later plan of the same cluster keeps them.
+    """
 
     name: str
     mode: Mode
@@ -136,6 +140,7 @@ class Plan:
     endpoint: str
     timeouts: dict[str, float]
     provenance: dict[str, dict[str, Provenance]] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
 
     def process(self, name: str) -> Process:
         """The process of that name.

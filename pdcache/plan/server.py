@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from pdcache import sglang_cpu
 from pdcache.plan.arguments import server_arguments
-from pdcache.plan.ports import SERVER_BAND, SERVICE_BAND, WIDE_SERVER_BAND, Ports
+from pdcache.plan.ports import SERVER_BAND, SERVICE_BAND, WIDE_SERVER_BAND, OwnPorts
 from pdcache.plan.process import KvFormat, Process, Provenance
-from pdcache.plan.services import WORKER_WAVE
+from pdcache.plan.services import WORKER_WAVE, keys_file
 from pdcache.sglang.flags import flag, words
+from pdcache.sglang.keys_plugin import KEYS_ENV
 from pdcache.store.backend import StoreLayout, WorkerAccess
 from pdcache.topology.facts import Facts
 from pdcache.topology.placement import Place
@@ -33,7 +34,7 @@ class ServerContext:
 
 
 def server_process(
-    spot: Place, context: ServerContext, ports: Ports
+    spot: Place, context: ServerContext, ports: OwnPorts
 ) -> tuple[Process, dict[str, Provenance]]:
     """One server, or the part of it on one node, and the provenance of each of its flags."""
     topology, facts = context.topology, context.facts
@@ -71,7 +72,7 @@ def server_process(
     return process, provenance
 
 
-def _ports(spot: Place, worker: Worker, ports: Ports) -> dict[str, int]:
+def _ports(spot: Place, worker: Worker, ports: OwnPorts) -> dict[str, int]:
     """Ports of one part of a server; ranks of one server share the port numbers they can."""
     first = worker.port if spot.rank == 0 else None
     band = WIDE_SERVER_BAND if worker.attn_dp > 1 else SERVER_BAND
@@ -102,6 +103,7 @@ def _environment(
     topology = context.topology
     env = {
         "SGLANG_HOST_IP": address,
+        KEYS_ENV: keys_file(topology, context.facts),
         # SGLang leaves its sockets behind; a folder of our own is removed with the cluster.
         "TMPDIR": str(context.facts.temp / topology.name),
         # `/health` would otherwise generate a token and take over a second each time.
@@ -122,5 +124,5 @@ def _environment(
     return env | own
 
 
-def _port(given: int | None, path: str, index: int, ports: Ports, band: range) -> int:
+def _port(given: int | None, path: str, index: int, ports: OwnPorts, band: range) -> int:
     return ports.choose(band) if given is None else ports.given(given + index, path)

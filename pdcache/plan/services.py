@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pdcache.gateway.smg import gateway_argv
 from pdcache.plan.process import Process
+from pdcache.sglang.keys_plugin import KEYS_ENV
 from pdcache.store.backend import Service
 from pdcache.topology.facts import Facts
 from pdcache.topology.placement import Place
@@ -11,6 +12,11 @@ from pdcache.topology.schema import Role, Topology
 
 WORKER_WAVE = 3
 GATEWAY_WAVE = 4
+
+
+def keys_file(topology: Topology, facts: Facts) -> str:
+    """Where workers and the gateway find the cluster's keys; the same path on every node."""
+    return str(facts.temp / topology.name / "keys.json")
 
 
 def store_process(spot: Place, service: Service, topology: Topology, facts: Facts) -> Process:
@@ -28,7 +34,7 @@ def store_process(spot: Place, service: Service, topology: Topology, facts: Fact
 
 
 def gateway_process(
-    spot: Place, topology: Topology, facts: Facts, port: int, metrics_port: int, binary: str
+    spot: Place, topology: Topology, facts: Facts, port: int, metrics_port: int
 ) -> Process:
     """smg, which reads the workers from the cluster's manifest."""
     host = topology.gateway.host
@@ -37,8 +43,9 @@ def gateway_process(
     manifest = str(facts.home / "clusters" / topology.name / "workers.json")
     return Process(
         name=spot.name, role=Role.GATEWAY, wave=GATEWAY_WAVE,
-        argv=gateway_argv(binary, topology, host, port, metrics_port, manifest),
-        env={"NO_COLOR": "1"}, ports={"http": port, "metrics": metrics_port},
+        argv=gateway_argv(facts.python, topology, host, port, metrics_port, manifest),
+        env={"NO_COLOR": "1", KEYS_ENV: keys_file(topology, facts)},
+        ports={"http": port, "metrics": metrics_port},
         address=node.address, ray_id=node.ray_id, url=f"http://{reach}:{port}",
         ready_path="/liveness", health_path="/liveness", health_port=None, gpus=0,
         memory_bytes=0, grace_s=3.0, start_s=topology.timeouts.gateway_s,

@@ -54,6 +54,10 @@ wait_port() {{
 }}
 echo "logs: $LOGS"
 mkdir -p {temp} {manifest_folder}
+# The key for administration is a new one; that of the gateway is $GATEWAY_KEY, if it is set.
+(umask 077 && {python} -c 'import json, os, secrets
+key = os.environ.get("GATEWAY_KEY")
+print(json.dumps({{"admin": secrets.token_urlsafe(32), "gateway": key}}))' >{temp}/keys.json)
 """
 
 

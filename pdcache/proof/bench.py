@@ -91,7 +91,11 @@ class Bench:
     async def flush_all(self) -> None:
         """Clear L1 and L2 of every prefill; afterwards their backups are in L3."""
         for worker in self.prefills:
-            await admin.flush(self.client, worker, limit_s=self.limit_s)
+            await self.flush(worker)
+
+    async def flush(self, worker: Process) -> None:
+        """Clear L1 and L2 of one prefill."""
+        await admin.flush(self.client, worker, limit_s=self.limit_s)
 
     async def wait_written(
         self, tokens: Sequence[int], role: Role, *, limit_s: float = 10.0

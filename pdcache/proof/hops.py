@@ -61,6 +61,23 @@ async def between_prefills(
     )  # fmt: skip
 
 
+async def own_pages(bench: Bench, prefill: Process, decode: Process) -> Canary:
+    """A prompt twice on one prefill with a flush of it between: it reads what it wrote itself.
+
+    For a worker that has no peer to share with, and no traffic that a flush would hurt.
+    """
+    begin = time.monotonic()
+    prompt = bench.prompt(PROMPT_PAGES)
+    await bench.pair(prefill, decode, prompt, ANSWER_TOKENS)
+    await bench.flush(prefill)
+    missing = await bench.wait_written(prompt, Role.PREFILL)
+    second = await bench.pair(prefill, decode, prompt, ANSWER_TOKENS)
+    return await _judge(
+        bench, "same prompt after a flush", f"{prefill.name} -> L3 -> {prefill.name}",
+        prompt, second, bench.reusable(prompt, len(prompt)), missing, prefill, decode, begin,
+    )  # fmt: skip
+
+
 async def one_answer(bench: Bench, prefill: Process, decode: Process) -> Canary:
     """A prompt on two workers, twice: the transfer between them works, and L1 serves the second.
 

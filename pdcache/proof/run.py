@@ -13,9 +13,12 @@ from pdcache.plan.process import Plan
 from pdcache.proof.bench import Bench, step_limit_s
 from pdcache.proof.canary import Canary, Proof
 from pdcache.proof.hops import hops
+from pdcache.sglang.keys import ClusterAuth, Keys
 
 
-def prove(plan: Plan, *, on_canary: Callable[[Canary], None] = lambda canary: None) -> Proof:
+def prove(
+    plan: Plan, keys: Keys, *, on_canary: Callable[[Canary], None] = lambda canary: None
+) -> Proof:
     """Send canaries through every hop of the plan's mode and judge what was reused.
 
     Flushes L1 and L2 of prefill workers; L3 keeps a few pages under names nobody asks for again.
@@ -23,16 +26,19 @@ def prove(plan: Plan, *, on_canary: Callable[[Canary], None] = lambda canary: No
     Raises:
         ProofError: a hop did not answer at all within ``timeouts.proof_s``; it names the hop.
     """
-    return asyncio.run(_prove(plan, on_canary))
+    return asyncio.run(_prove(plan, keys, on_canary))
 
 
-async def _prove(plan: Plan, on_canary: Callable[[Canary], None]) -> Proof:
+async def _prove(plan: Plan, keys: Keys, on_canary: Callable[[Canary], None]) -> Proof:
+    auth = ClusterAuth(lambda: plan, keys)
     limit_s = plan.timeouts["proof_s"]
     canaries: list[Canary] = []
     begin = time.monotonic()
     try:
         async with asyncio.timeout(limit_s):
-            async with httpx.AsyncClient(timeout=step_limit_s(plan), trust_env=False) as client:
+            async with httpx.AsyncClient(
+                timeout=step_limit_s(plan), trust_env=False, auth=auth
+            ) as client:
                 async for canary in hops(Bench(plan, client)):
                     canaries.append(canary)
                     on_canary(canary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pdcache.topology.facts import Node
@@ -31,22 +32,39 @@ class Place:
     rank: int = 0
 
 
-def place(topology: Topology, nodes: tuple[Node, ...]) -> list[Place]:
+def place(
+    topology: Topology, nodes: tuple[Node, ...], pinned: Mapping[str, int] | None = None
+) -> list[Place]:
     """Spread a topology over nodes, in start order: store, prefill, decode, gateway.
 
     Each part of a server goes to the node with the most free GPUs (on ``device: cpu``: the fewest
     workers); the parts of one server go to different nodes. Too few GPUs or nodes are left for the
     check `gpus` to report; the plan then shows the servers on the emptiest node.
+
+    Args:
+        pinned: index of the node by the name of a process that has one already.
     """
+    pinned = pinned or {}
     free = [node.gpus for node in nodes]
     load = [0] * len(nodes)
+    for role in (Role.PREFILL, Role.DECODE):
+        need = _gpus_of_part(topology, role)
+        for name in _part_names(topology, role):
+            if (at := pinned.get(name)) is not None:
+                free[at] -= need
+                load[at] += 1
     places = store_places(topology, len(nodes))
     for role in (Role.PREFILL, Role.DECODE):
         worker = topology.worker(role)
-        need = -(-ranks(worker) // worker.nodes) if topology.device == "cuda" else 0
+        need = _gpus_of_part(topology, role)
         for i in range(worker.workers):
             used: set[int] = set()
             for rank in range(worker.nodes):
+                name = f"{role}-{i}" + (f"-rank-{rank}" if rank else "")
+                if (at := pinned.get(name)) is not None:
+                    used.add(at)
+                    places.append(Place(name, role, role.value, i, at, need, rank))
+                    continue
                 candidates = [n for n in range(len(nodes)) if n not in used] or range(len(nodes))
                 node = max(candidates, key=lambda n: (free[n] >= need, free[n], -load[n], -n))
                 if not need:
@@ -54,10 +72,22 @@ def place(topology: Topology, nodes: tuple[Node, ...]) -> list[Place]:
                 used.add(node)
                 free[node] -= need
                 load[node] += 1
-                name = f"{role}-{i}" + (f"-rank-{rank}" if rank else "")
                 places.append(Place(name, role, role.value, i, node, need, rank))
     places.append(Place("gateway", Role.GATEWAY, "gateway", 0, 0))
     return places
+
+
+def _gpus_of_part(topology: Topology, role: Role) -> int:
+    """GPUs of one part of a server."""
+    worker = topology.worker(role)
+    return -(-ranks(worker) // worker.nodes) if topology.device == "cuda" else 0
+
+
+def _part_names(topology: Topology, role: Role) -> Iterator[str]:
+    worker = topology.worker(role)
+    for i in range(worker.workers):
+        yield f"{role}-{i}"
+        yield from (f"{role}-{i}-rank-{rank}" for rank in range(1, worker.nodes))
 
 
 def store_places(topology: Topology, nodes: int) -> list[Place]:

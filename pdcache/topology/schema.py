@@ -167,6 +167,12 @@ class Gateway(_Model):
 
     host: str = "127.0.0.1"
     port: Port = 8000
+    key_file: str | None = Field(
+        None,
+        min_length=1,
+        description="file on this machine with the key that clients must send as a bearer, and "
+        "that workers then want too; made with a new key when there is none",
+    )
     prefill_policy: Literal[
         "cache_aware", "round_robin", "random", "power_of_two", "consistent_hashing"
     ] = "cache_aware"

@@ -1,0 +1,1 @@
+"""Changes of a live cluster: what differs, the least that must be done, step by step."""

@@ -1,0 +1,195 @@
+"""What a step does. Every action is idempotent: a controller that died may have done half of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pdcache.changes.change import Step
+from pdcache.changes.kinds import BACKEND, OPTIONS, PREFETCH, WRITE, has_storage
+from pdcache.cluster.readmission import prove_again
+from pdcache.cluster.states import ProcessState
+from pdcache.errors import ClusterError
+from pdcache.plan.portable import flags
+from pdcache.plan.process import Plan, Process
+from pdcache.sglang import admin, storage
+from pdcache.sglang.idle import load
+from pdcache.topology.schema import Role
+
+if TYPE_CHECKING:
+    from pdcache.cluster.live import Live
+
+POLL_S = 0.25
+QUIET_LOOKS = 3
+"""Looks in a row at which a worker must be idle."""
+
+Action = Callable[["Live", Step, float], Awaitable[None]]
+
+
+async def hold(live: Live, step: Step, limit_s: float) -> None:
+    """Out of the gateway, and wait until it has nothing left there."""
+    await live.hold(step.process.name, "taken out by a change")
+    await live.wait_gone(step.process, limit_s)
+
+
+async def idle(live: Live, step: Step, limit_s: float) -> None:
+    """No request is left on the worker; one that is dead has none."""
+    quiet = 0
+    deadline = time.monotonic() + limit_s
+    while quiet < QUIET_LOOKS and _runs(live, step.process.name):
+        what = (await load(live.client, step.process)).busy
+        quiet = 0 if what else quiet + 1
+        if what and time.monotonic() > deadline:
+            raise ClusterError(
+                f"is not idle after {limit_s:.0f} s: {what}.", where=step.process.name,
+                remedy="Wait for its longest request, or give more time with --timeout.",
+            )  # fmt: skip
+        await asyncio.sleep(POLL_S)
+
+
+async def drain(live: Live, step: Step, limit_s: float) -> None:
+    """All requests are done, and all that was to be written is in L3; L1 and L2 are empty then.
+
+    SGLang flushes only when backups and, on decode, offloads are acknowledged too.
+    """
+    if _runs(live, step.process.name):
+        await admin.flush(live.client, step.process, limit_s=limit_s)
+
+
+async def detach(live: Live, step: Step, limit_s: float) -> None:
+    """Take L3 away from a prefill worker; it goes on with L1 and L2."""
+    define(live, step.process)
+    await storage.detach(live.client, step.process, limit_s=limit_s)
+
+
+async def attach(live: Live, step: Step, limit_s: float) -> None:
+    """Give L3 to a prefill worker that has none.
+
+    The store's own health comes first: SGLang freezes for 90 to 603 s on a bad one.
+    """
+    define(live, step.process)
+    await live.wait_store()
+    await storage.attach(live.client, step.process, _settings(step.process), limit_s=limit_s)
+
+
+async def policies(live: Live, step: Step, limit_s: float) -> None:
+    """Change the prefetch and write policies of a worker that stays attached."""
+    await storage.attach(live.client, step.process, _settings(step.process), limit_s=limit_s)
+    define(live, step.process)
+
+
+async def stop(live: Live, step: Step, limit_s: float) -> None:
+    """End the process; nobody starts it again but a change."""
+    name = step.process.name
+    if name not in live.desired.stopped:
+        live.desired.stopped.append(name)
+        live.save()
+    if (process := live.process(name)) is not None:
+        await live.fleet.remove(process, forget=False)
+        live.events.add(name, "stopped", "by a change", "")
+
+
+async def enter(live: Live, step: Step, limit_s: float) -> None:
+    """A new process becomes a part of the cluster; the gateway does not get it yet."""
+    live.desired.held[step.process.name] = "not proved yet"
+    live.desired.stopped = [*{*live.desired.stopped, step.process.name}]
+    define(live, step.process)
+    live.status(step.process.name).state = ProcessState.STOPPED
+    live.save()
+
+
+async def start(live: Live, step: Step, limit_s: float) -> None:
+    """Start the process as the new plan has it."""
+    name = step.process.name
+    define(live, step.process)
+    if live.status(name).state is not ProcessState.HEALTHY:
+        try:
+            await live.start(step.process)
+        except ClusterError:
+            # Left to the change: the watch would start it again and again.
+            await live.fleet.remove(step.process, forget=False)
+            raise
+    live.desired.stopped = [other for other in live.desired.stopped if other != name]
+    live.save()
+
+
+async def prove(live: Live, step: Step, limit_s: float) -> None:
+    """Requests and reuse on the worker, before the gateway has it."""
+    async with live.new_client(limit_s) as client:
+        await prove_again(live, step.process, client, _goal(live))
+
+
+async def release(live: Live, step: Step, limit_s: float) -> None:
+    """Back into the gateway."""
+    await live.release(step.process.name)
+    await live.wait_registered([step.process], limit_s)
+
+
+async def remove(live: Live, step: Step, limit_s: float) -> None:
+    """End the process; it is no longer a part of the cluster."""
+    await live.fleet.remove(step.process, forget=True)
+    own = live.desired
+    own.plan = replace(
+        own.plan, processes=tuple(p for p in own.plan.processes if p.name != step.process.name)
+    )
+    own.held.pop(step.process.name, None)
+    own.stopped = [other for other in own.stopped if other != step.process.name]
+    live.events.add(step.process.name, "removed", "by a change", "")
+    live.save()
+
+
+async def replace_gateway(live: Live, step: Step, limit_s: float) -> None:
+    """A new gateway in place of the old one; between them nobody answers for some seconds."""
+    await live.fleet.remove(step.process, forget=False)
+    define(live, step.process)
+    await live.publish()
+    await live.start(step.process)
+    workers = [*live.serving(Role.PREFILL), *live.serving(Role.DECODE)]
+    await live.wait_registered(workers, limit_s)
+
+
+ACTIONS: dict[str, Action] = {
+    "hold": hold, "idle": idle, "drain": drain, "detach": detach, "attach": attach,
+    "policies": policies, "stop": stop, "enter": enter, "start": start, "prove": prove,
+    "release": release, "remove": remove, "replace": replace_gateway,
+}  # fmt: skip
+
+
+def define(live: Live, process: Process) -> None:
+    """From now on this is how the process is started, whoever starts it."""
+    live.desired.plan = with_process(live.desired.plan, process)
+    live.fleet.know(process)
+    live.save()
+
+
+def with_process(plan: Plan, process: Process) -> Plan:
+    """The plan with a process in place of the one of its name, or before the gateway."""
+    rows = list(plan.processes)
+    at = next((i for i, own in enumerate(rows) if own.name == process.name), None)
+    if at is None:
+        at = next(i for i, own in enumerate(rows) if own.role is Role.GATEWAY)
+        rows.insert(at, process)
+    else:
+        rows[at] = process
+    return replace(plan, processes=tuple(rows))
+
+
+def _goal(live: Live) -> Plan:
+    """The plan that the running change leads to."""
+    change = live.desired.change
+    assert change is not None
+    return change.before[0] if change.rolling_back else change.plan
+
+
+def _settings(worker: Process) -> storage.Settings:
+    assert has_storage(worker), worker.name
+    own = flags(worker)
+    return storage.Settings(own[BACKEND], own[OPTIONS], own.get(PREFETCH), own.get(WRITE))
+
+
+def _runs(live: Live, name: str) -> bool:
+    own = live.fleet.statuses.get(name)
+    return own is not None and own.state in (ProcessState.HEALTHY, ProcessState.UNHEALTHY)

@@ -1,0 +1,205 @@
+"""Looks after every process of a cluster: out of the gateway when it fails, back when proved."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+
+from pdcache.cluster.live import Live
+from pdcache.cluster.probe import alive
+from pdcache.cluster.readmission import prove_again
+from pdcache.cluster.states import ProcessState, ProcessStatus
+from pdcache.errors import ClusterError, PdcacheError
+from pdcache.plan.process import Process
+from pdcache.topology.schema import WORKER_ROLES
+
+LOOK_S = 0.5
+PROBE_EVERY_S = 1.0
+UNHEALTHY_AFTER = 3
+"""Probes in a row without an answer; each may take `pdcache.cluster.live.PROBE_LIMIT_S`."""
+
+HUNG_AFTER_S = 45.0
+"""How long a process may be frozen, or answer nothing, before it is ended and started again."""
+
+READMISSION_LIMIT_S = 60.0
+BACKOFF_S = (0.0, 2.0, 5.0, 15.0, 30.0, 60.0)
+CRASH_LOOP_S = 600.0
+"""Deaths within this time count as one crash loop."""
+
+LOG_LINES = 12
+
+
+class Watch:
+    """One process of a cluster, looked after until it is no longer a part of it."""
+
+    def __init__(self, live: Live, name: str, *, adopted: bool) -> None:
+        self._live = live
+        self._name = name
+        self._trusted = adopted
+        self._misses = 0
+        self._ill_since: float | None = None
+        self._deaths: deque[float] = deque(maxlen=len(BACKOFF_S))
+
+    @property
+    def _own(self) -> ProcessStatus:
+        return self._live.status(self._name)
+
+    async def run(self) -> None:
+        """Look after the process for as long as it is in the plan."""
+        while (process := self._live.process(self._name)) is not None:
+            state = self._own.state
+            if state is ProcessState.DEAD:
+                await self._recreate(process)
+            elif state in (ProcessState.HEALTHY, ProcessState.UNHEALTHY):
+                await self._look(process)
+                continue
+            await asyncio.sleep(LOOK_S)
+
+    async def _look(self, process: Process) -> None:
+        """One look: does it run, is it frozen, does it answer."""
+        try:
+            vitals = await self._live.fleet.changed(process, PROBE_EVERY_S)
+        except ClusterError as error:
+            if self._may_judge(process):
+                await self._died(process, error.message)
+            return
+        if not self._may_judge(process):
+            return
+        if not vitals.running:
+            await self._died(process, f"ended with exit code {vitals.exit_code}")
+        elif vitals.frozen:
+            await self._unwell(process, "is stopped (SIGSTOP or a frozen cgroup)")
+            await asyncio.sleep(LOOK_S)
+        else:
+            await self._probe(process)
+
+    def _may_judge(self, process: Process) -> bool:
+        """A change may have taken the process out of our hands while we waited."""
+        return (
+            self._live.process(self._name) is process
+            and self._name in self._live.fleet.statuses
+            and self._own.state in (ProcessState.HEALTHY, ProcessState.UNHEALTHY)
+        )
+
+    async def _probe(self, process: Process) -> None:
+        missing = await alive(process, self._live.client)
+        if not self._may_judge(process):
+            return
+        if missing is not None:
+            self._misses += 1
+            if self._misses >= UNHEALTHY_AFTER or self._own.state is ProcessState.UNHEALTHY:
+                await self._unwell(process, missing)
+            return
+        self._misses = 0
+        if self._own.state is ProcessState.UNHEALTHY:
+            await self._well_again(process)
+
+    async def _unwell(self, process: Process, why: str) -> None:
+        """Out of the gateway; after a while it is ended, and so started again."""
+        own, now = self._own, time.monotonic()
+        self._trusted = False
+        self._ill_since = self._ill_since or now
+        if own.state is ProcessState.HEALTHY:
+            self._live.events.add(self._name, "unhealthy", why, "out of the gateway")
+        own.state, own.reason = ProcessState.UNHEALTHY, why
+        await self._publish()
+        if now - self._ill_since > HUNG_AFTER_S:
+            text = f"{why} for {now - self._ill_since:.0f} s"
+            self._live.events.add(self._name, "hung", text, "ended, to be started again")
+            await self._live.fleet.end(process, text, at_once=True)
+            await self._end_siblings(process)
+
+    async def _well_again(self, process: Process) -> None:
+        """It answers again: back into the gateway once it has proved that it reuses."""
+        if not self._trusted:
+            try:
+                await self._prove(process)
+            except PdcacheError as error:
+                if self._may_judge(process):
+                    await self._unwell(process, error.message)
+                    await asyncio.sleep(PROBE_EVERY_S)
+                return
+            if not self._may_judge(process):
+                return
+            self._live.events.add(self._name, "recovered", "answers, and proved", "")
+        self._own.state, self._own.reason = ProcessState.HEALTHY, None
+        self._ill_since, self._trusted = None, True
+        await self._publish()
+
+    async def _died(self, process: Process, why: str) -> None:
+        own = self._own
+        own.state, own.reason = ProcessState.DEAD, why
+        await self._publish()
+        own.log_tail = await self._live.fleet.log_tail(process, LOG_LINES) or None
+        self._live.events.add(self._name, "died", why, "out of the gateway; started again")
+        await self._end_siblings(process)
+
+    async def _end_siblings(self, process: Process) -> None:
+        """A server that lost one of its nodes cannot go on: its other parts end too."""
+        for other in self._live.plan.processes:
+            if other.server == process.server and other.name != process.name:
+                await self._live.fleet.end(other, "ended with another part of its server")
+
+    async def _recreate(self, process: Process) -> None:
+        """Start a new incarnation, later each time while it keeps dying, and prove it."""
+        own, now = self._own, time.monotonic()
+        if process.role in WORKER_ROLES:
+            try:
+                await self._live.wait_store()
+            except PdcacheError as error:
+                own.reason = error.message
+                return
+        while self._deaths and now - self._deaths[0] > CRASH_LOOP_S:
+            self._deaths.popleft()
+        backoff = BACKOFF_S[min(len(self._deaths), len(BACKOFF_S) - 1)]
+        self._deaths.append(now)
+        await asyncio.sleep(max(backoff, process.restart_after_s))
+        if own.state is not ProcessState.DEAD or self._live.process(self._name) is not process:
+            return
+        own.restarts += 1
+        try:
+            await self._live.fleet.start_and_wait(
+                process, self._live.client, before_admission=lambda: self._prove(process)
+            )
+        except PdcacheError as error:
+            again = BACKOFF_S[min(len(self._deaths), len(BACKOFF_S) - 1)]
+            own.state, own.reason = ProcessState.DEAD, error.message
+            own.log_tail = error.log_tail or own.log_tail
+            did = f"start {len(self._deaths)} in a row failed; again in {again:.0f} s"
+            self._live.events.add(self._name, "failed", error.message, did)
+            return
+        self._misses, self._ill_since, self._trusted = 0, None, True
+        text = f"healthy and proved after {own.started_in_s} s as pid {own.pid}"
+        self._live.events.add(self._name, "restarted", text, "")
+        self._live.save()
+        await self._publish()
+
+    async def _prove(self, process: Process) -> None:
+        if process.rank or process.role not in WORKER_ROLES:
+            return
+        async with self._live.new_client(READMISSION_LIMIT_S) as client:
+            await prove_again(self._live, process, client)
+
+    async def _publish(self) -> None:
+        # Whoever looks after the gateway notices when its actor is gone; we are asked again.
+        with contextlib.suppress(PdcacheError):
+            await self._live.publish()
+
+
+async def watch(live: Live, *, adopted: bool) -> None:
+    """Look after every process of the plan, those that changes add included."""
+    tasks: dict[str, asyncio.Task[None]] = {}
+    try:
+        while True:
+            for process in live.plan.processes:
+                if process.name not in tasks or tasks[process.name].done():
+                    one = Watch(live, process.name, adopted=adopted)
+                    tasks[process.name] = asyncio.create_task(one.run())
+            with contextlib.suppress(PdcacheError):
+                await live.publish()
+            await asyncio.sleep(LOOK_S)
+    finally:
+        for task in tasks.values():
+            task.cancel()

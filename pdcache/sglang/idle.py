@@ -1,0 +1,68 @@
+"""What an SGLang worker still has to do, asked from outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from pdcache.errors import ClusterError
+from pdcache.plan.process import Process
+
+SECTIONS = "core,disagg,queues"
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a worker holds, summed over its data parallel ranks.
+
+    Attributes:
+        running, waiting: requests.
+        queued: requests in the queues of disaggregation, by the queue's name.
+        at_s: when the slowest of its schedulers last told, wall clock; SGLang keeps it in shared
+            memory, so a scheduler that hangs does not hang the answer.
+    """
+
+    running: int
+    waiting: int
+    queued: dict[str, int]
+    at_s: float
+
+    @property
+    def busy(self) -> str | None:
+        """What it has to do, or None."""
+        parts = {"running": self.running, "waiting": self.waiting, **self.queued}
+        return ", ".join(f"{count} {name}" for name, count in parts.items() if count) or None
+
+
+async def load(client: httpx.AsyncClient, worker: Process) -> Load:
+    """``GET /v1/loads`` of a worker (sglang 0.5.23 ``managers/load_snapshot.py``).
+
+    Raises:
+        ClusterError: it does not answer as SGLang does.
+    """
+    try:
+        response = await client.get(f"{worker.url}/v1/loads", params={"include": SECTIONS})
+        response.raise_for_status()
+        rows: list[dict[str, Any]] = response.json()["loads"]
+    except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+        raise ClusterError(
+            f"does not tell its load: {error or type(error).__name__}.", where=worker.name
+        ) from None
+    queued: dict[str, int] = {}
+    for row in rows:
+        for section in ("disaggregation", "queues"):
+            for name, count in (row.get(section) or {}).items():
+                if isinstance(count, int) and not isinstance(count, bool) and _is_queue(name):
+                    queued[name] = queued.get(name, 0) + count
+    return Load(
+        running=sum(int(row.get("num_running_reqs", 0)) for row in rows),
+        waiting=sum(int(row.get("num_waiting_reqs", 0)) for row in rows),
+        queued=queued,
+        at_s=min((float(row.get("timestamp", 0.0)) for row in rows), default=0.0),
+    )
+
+
+def _is_queue(name: str) -> bool:
+    return name.endswith(("_queue_reqs", "_reqs", "_queue", "waiting", "grammar", "retracted"))
