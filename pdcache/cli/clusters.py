@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from pdcache.changes.change import ChangeState
 from pdcache.cli.options import ClusterName, Json
 from pdcache.cli.output import err, out, print_json
 from pdcache.cluster.record import all_records, cluster_folder, log_file, the_record
-from pdcache.cluster.states import ClusterState, ClusterStatus
+from pdcache.cluster.states import ClusterState, ClusterStatus, ProcessState
 from pdcache.cluster.supervised import tail
 from pdcache.errors import ClusterError
 
@@ -46,16 +47,24 @@ def _print(status: ClusterStatus) -> None:
     out.print(f"[bold]{status.name}[/] [{colour}]{status.state.value}[/] {status.endpoint or ''}")
     for reason in status.reasons:
         out.print(f"  {reason}", highlight=False, markup=False)
+    if status.change is not None and status.change.state is ChangeState.RUNNING:
+        out.print(f"  {status.change.verdict()}", highlight=False, markup=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("  process", "role", "state", "url", "pid", "incarnation", "restarts"):
         table.add_column(column)
     for own in status.workers:
         table.add_row(
-            f"  {own.name}", own.role, own.state.value, own.url or "", str(own.pid or ""),
+            f"  {own.name}", own.role, f"{own.state.value}{' (held)' if own.held else ''}",
+            own.url or "", str(own.pid or ""),
             str(own.incarnation), str(own.restarts),
         )  # fmt: skip
     if status.workers:
         out.print(table)
+    for own in status.workers:
+        if own.log_tail and own.state is ProcessState.DEAD:
+            out.print(f"  end of the log of {own.name}:", highlight=False, markup=False)
+            for line in own.log_tail.splitlines():
+                out.print(f"    {line}", highlight=False, markup=False, style="dim")
 
 
 def logs_command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, cast
@@ -37,6 +38,7 @@ class _Target:
     mode: CacheMode
     page_size: int
     served_name: str
+    headers: Mapping[str, str]
 
 
 def replay_command(
@@ -71,6 +73,10 @@ def replay_command(
             "--served-name", help="Name the target serves the model by; --model if unset."
         ),
     ] = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option("--key-file", help="File with the key that a target given by URL wants."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Replay multi-turn sessions, and show by turn and tier what was reused of what could be.
@@ -80,7 +86,7 @@ def replay_command(
     Example: pdcache replay examples/multi_turn/sessions.jsonl --target full-offload --out out/run1
     """
     sessions = load_sessions(spec)
-    where = _target(target, model, mode, page_size, served_name)
+    where = _target(target, model, mode, page_size, served_name, key_file)
     replay = ReplaySpec(
         sessions,
         ChatTokenizer.from_folder(resolve_model(where.model)),
@@ -89,6 +95,7 @@ def replay_command(
         concurrency=concurrency,
         timeout_s=timeout,
         extra_body={"model": where.served_name},
+        headers=where.headers,
     )
     with LiveView(err) as view:
         result = asyncio.run(run_replay(replay, where.url, on_event=view))
@@ -141,19 +148,25 @@ def compare_command(
 
 
 def _target(
-    target: str | None, model: str | None, mode: str, page_size: int, served_name: str | None
+    target: str | None,
+    model: str | None,
+    mode: str,
+    page_size: int,
+    served_name: str | None,
+    key_file: Path | None,
 ) -> _Target:
     if target is None or "://" not in target:
         record = the_record(target)
         from pdcache.cluster.client import ClusterClient
 
         client = ClusterClient(record)
-        plan = client.plan()
+        own = client.desired()
         client.close()
-        shape = plan.formats["prefill"]
+        plan, shape = own.plan, own.plan.formats["prefill"]
         return _Target(
-            plan.endpoint, plan.model_path, plan.mode.value, shape.page_size, shape.served_name
-        )
+            plan.endpoint, plan.model_path, plan.mode.value, shape.page_size, shape.served_name,
+            own.keys.headers(),
+        )  # fmt: skip
     if model is None:
         raise ReplayError(
             "a target given by URL needs its model, whose tokenizer makes the prompts.",
@@ -166,4 +179,10 @@ def _target(
             where="--mode",
             remedy="Give prefill_only or full_offload.",
         )
-    return _Target(target, model, cast(CacheMode, mode), page_size, served_name or model)
+    try:
+        key = key_file.read_text().strip() if key_file is not None else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReplayError(f"cannot read the key: {error}", where="--key-file") from None
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    name = served_name or model
+    return _Target(target, model, cast(CacheMode, mode), page_size, name, headers)

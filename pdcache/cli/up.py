@@ -173,8 +173,10 @@ def _report(
         out.print(proof_table(proof))
     verdict = "[green]UP[/]" if proof is not None else "[yellow]UP, not proved[/]"
     out.print(f"{verdict} [bold]{topology.name}[/] in {seconds:.0f} s: {plan.endpoint}")
+    key_file = topology.gateway.key_file
+    key = f'-H "Authorization: Bearer $(cat {key_file})" ' if key_file else ""
     out.print(
-        f"  try: curl {plan.endpoint}/v1/chat/completions -H 'content-type: application/json' "
+        f"  try: curl {plan.endpoint}/v1/chat/completions {key}-H 'content-type: application/json' "
         f"-d '{{\"model\":\"{plan.formats['prefill'].served_name}\",\"messages\":"
         "[{\"role\":\"user\",\"content\":\"What is the capital of France?\"}]}'",
         highlight=False, markup=False, soft_wrap=True,

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pdcache.changes.change import Change, ChangeState
 from pdcache.changes.run import run_change
 from pdcache.cluster import desired
 from pdcache.cluster.desired import Desired
+from pdcache.cluster.endpoint import HOST, Endpoint
 from pdcache.cluster.events import Event, Events
 from pdcache.cluster.fleet import Fleet
 from pdcache.cluster.live import Live
@@ -25,11 +27,18 @@ from pdcache.cluster.starting import bring_up
 from pdcache.cluster.states import ClusterState, ClusterStatus
 from pdcache.cluster.watching import watch
 from pdcache.errors import ClusterError, PdcacheError
+from pdcache.faults.contents import watch_store
+from pdcache.faults.reuse import watch_reuse
+from pdcache.faults.stuck import watch_progress
+from pdcache.faults.writes import watch_writes
 from pdcache.plan.process import Plan
 from pdcache.sglang.keys import Keys
 from pdcache.topology.schema import Topology
 
 CONTROLLER = "controller"
+DEFECT_PAUSE_S = 2.0
+BIND_TRIES = 30
+logger = logging.getLogger(__name__)
 
 
 class Controller:
@@ -41,6 +50,7 @@ class Controller:
         self._live: Live | None = None
         self._failure: PdcacheError | None = None
         self._stopped = False
+        self._endpoint: Endpoint | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._resuming = asyncio.Lock()
 
@@ -81,6 +91,7 @@ class Controller:
             failed=str(self._failure) if self._failure else None,
             serving=live.desired.serving if live else False,
             change=live.desired.change if live else None,
+            controller=f"http://{HOST}:{live.plan.controller_port}" if live else None,
         )
 
     async def desired(self) -> Desired | None:
@@ -128,6 +139,8 @@ class Controller:
     async def stop(self) -> list[str]:
         """End every process; returns the names that would not end."""
         await self.resume()
+        if self._endpoint is not None:
+            await self._endpoint.stop()
         for task in self._tasks:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -139,7 +152,21 @@ class Controller:
     def _go_live(self, own: Desired) -> Live:
         events = Events(Path(own.plan.manifest).parent / "logs" / "events.jsonl")
         self._live = Live(self._cluster, own, self._fleet, events)
+        self._endpoint = Endpoint(self.status, events, own.keys)
+        self._spawn(self._serve(self._live, self._endpoint))
         return self._live
+
+    async def _serve(self, live: Live, endpoint: Endpoint) -> None:
+        """Open the endpoint; a controller that was killed may have its port for a moment."""
+        for _ in range(BIND_TRIES):
+            try:
+                await endpoint.start(live.plan.controller_port)
+            except OSError as error:
+                live.degrade("endpoint", f"the controller's endpoint is not open: {error}")
+                await asyncio.sleep(DEFECT_PAUSE_S)
+            else:
+                live.heal("endpoint", "the controller's endpoint is open")
+                return
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks = [task for task in self._tasks if not task.done()]
@@ -175,4 +202,23 @@ class Controller:
                 return
             live.desired.serving = True
             live.save()
-        await watch(live, adopted=adopted)
+        await asyncio.gather(
+            _for_ever(live, "processes", lambda: watch(live, adopted=adopted)),
+            _for_ever(live, "store", lambda: watch_store(live)),
+            _for_ever(live, "writes", lambda: watch_writes(live)),
+            _for_ever(live, "progress", lambda: watch_progress(live)),
+            _for_ever(live, "reuse", lambda: watch_reuse(live)),
+        )
+
+
+async def _for_ever(live: Live, what: str, start: Callable[[], Awaitable[None]]) -> None:
+    """A watch that a defect of ours ended is begun anew, and the defect is told."""
+    while True:
+        try:
+            await start()
+            return
+        except Exception as error:
+            text = f"the watch of {what} failed: {type(error).__name__}: {error}"
+            live.events.add("controller", "defect", text, "begun anew")
+            logger.exception(text)
+            await asyncio.sleep(DEFECT_PAUSE_S)

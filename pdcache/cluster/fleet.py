@@ -15,6 +15,7 @@ from pdcache.cluster.nodes import living_node
 from pdcache.cluster.probe import ready
 from pdcache.cluster.process_actor import ProcessActor, Vitals
 from pdcache.cluster.states import ProcessState, ProcessStatus
+from pdcache.cluster.tree import TreeState
 from pdcache.errors import ClusterError
 from pdcache.plan.process import Plan, Process
 from pdcache.sglang.keys import Keys
@@ -36,6 +37,7 @@ class Fleet:
         self._keys: Keys | None = None
         self._id = cluster_id
         self._actors: dict[str, Any] = {}
+        self._trees: dict[str, TreeState] = {}
         self._temp = self._logs = ""
         self.statuses: dict[str, ProcessStatus] = {}
 
@@ -144,7 +146,8 @@ class Fleet:
             raise ClusterError("its actor is gone.", where=process.name)
         known = Vitals(
             actor_pid=own.actor_pid or 0, pid=own.pid, supervisor_pid=own.supervisor_pid,
-            running=True, exit_code=None, incarnation=own.incarnation, frozen=own.frozen,
+            running=True, exit_code=None, incarnation=own.incarnation,
+            tree=self._trees.get(process.name, TreeState()),
         )  # fmt: skip
         actor = self._actors[process.name]
         try:
@@ -152,7 +155,7 @@ class Fleet:
         except ActorGone:
             self._actors.pop(process.name, None)
             raise
-        own.frozen = vitals.frozen
+        self._trees[process.name] = vitals.tree
         return vitals
 
     async def end(self, process: Process, why: str, *, at_once: bool = False) -> None:

@@ -21,6 +21,7 @@ from pdcache.topology.schema import WORKER_ROLES, Role
 
 POLL_S = 0.2
 PROBE_LIMIT_S = 5.0
+GATEWAY_REMOVAL_S = 5.7
 
 
 class Live:
@@ -44,6 +45,7 @@ class Live:
         self.events = events
         self.reasons: dict[str, str] = {}
         self._manifest = ""
+        self._held_at: dict[str, float] = {}
         self._publishing = asyncio.Lock()
 
     def new_client(self, limit_s: float) -> httpx.AsyncClient:
@@ -93,12 +95,20 @@ class Live:
         """Keep a worker out of the gateway, whatever its health, until `release`."""
         if self.desired.held.get(name) != why:
             self.desired.held[name] = why
+            self._held_at[name] = time.monotonic()
             self.save()
         await self.publish()
 
     async def release(self, name: str) -> None:
-        """Let the gateway have a worker again once it is healthy."""
-        if self.desired.held.pop(name, None) is not None:
+        """Let the gateway have a worker again once it is healthy.
+
+        Not before smg 1.13 has done with its removal: 5.2 s after it, it would remove the address
+        again.
+        """
+        if name in self.desired.held:
+            out_s = time.monotonic() - self._held_at.pop(name, 0.0)
+            await asyncio.sleep(max(0.0, GATEWAY_REMOVAL_S - out_s))
+            self.desired.held.pop(name, None)
             self.save()
         await self.publish()
 

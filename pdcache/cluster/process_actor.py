@@ -9,9 +9,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdcache.cluster.frozen import FrozenTree
 from pdcache.cluster.record import CLUSTER_ENV, write_secret
 from pdcache.cluster.supervised import SupervisedProcess, tail
+from pdcache.cluster.tree import Tree, TreeState
 from pdcache.plan.process import Process
 from pdcache.sglang.keys import Keys
 from pdcache.sglang.keys_plugin import KEYS_ENV
@@ -21,10 +21,7 @@ LOOK_S = 0.2
 
 @dataclass(frozen=True)
 class Vitals:
-    """What the actor knows without asking the network.
-
-    ``frozen``: a process of the tree is stopped (SIGSTOP, a frozen cgroup) and does nothing.
-    """
+    """What the actor knows without asking the network."""
 
     actor_pid: int
     pid: int | None
@@ -32,7 +29,7 @@ class Vitals:
     running: bool
     exit_code: int | None
     incarnation: int
-    frozen: bool = False
+    tree: TreeState
 
 
 class ProcessActor:
@@ -49,7 +46,7 @@ class ProcessActor:
         self._keys = keys
         self._supervised: SupervisedProcess | None = None
         self._incarnation = 0
-        self._frozen = FrozenTree()
+        self._tree = Tree()
         self._lock = threading.RLock()
 
     def start(self, incarnation: int, process: Process) -> Vitals:
@@ -92,7 +89,7 @@ class ProcessActor:
             running=own.running if own else False,
             exit_code=own.exit_code if own else None,
             incarnation=self._incarnation,
-            frozen=own is not None and self._frozen.seen(own.pid),
+            tree=self._tree.look(own.pid) if own else TreeState(),
         )
 
     def changed(self, known: Vitals, limit_s: float) -> Vitals:

@@ -50,7 +50,6 @@ class ProcessStatus:
     restarts: int = 0
     started_in_s: float | None = None
     reason: str | None = None
-    frozen: bool = False
     held: str | None = None
     log_tail: str | None = None
 
@@ -71,6 +70,7 @@ class ClusterStatus:
     failed: str | None = None
     serving: bool = False
     change: Change | None = None
+    controller: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The status under its JSON key names."""

@@ -69,7 +69,9 @@ class Watch:
             return
         if not vitals.running:
             await self._died(process, f"ended with exit code {vitals.exit_code}")
-        elif vitals.frozen:
+        elif vitals.tree.torn:
+            await self._died(process, "lost its scheduler or detokenizer", end=True)
+        elif vitals.tree.frozen:
             await self._unwell(process, "is stopped (SIGSTOP or a frozen cgroup)")
             await asyncio.sleep(LOOK_S)
         else:
@@ -128,8 +130,13 @@ class Watch:
         self._ill_since, self._trusted = None, True
         await self._publish()
 
-    async def _died(self, process: Process, why: str) -> None:
+    async def _died(self, process: Process, why: str, *, end: bool = False) -> None:
+        """Out of the gateway at once; with ``end`` what is left of it is ended first."""
         own = self._own
+        if end:
+            own.state = ProcessState.UNHEALTHY
+            await self._publish()
+            await self._live.fleet.end(process, why, at_once=True)
         own.state, own.reason = ProcessState.DEAD, why
         await self._publish()
         own.log_tail = await self._live.fleet.log_tail(process, LOG_LINES) or None

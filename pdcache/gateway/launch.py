@@ -2,8 +2,9 @@
 
     python -m pdcache.gateway.launch SMG_ARGUMENTS...
 
-The key is in the file that `KEYS_ENV` names. smg takes it as ``--api-key``: clients must send it,
-and smg sends it to workers when it registers them (smg 1.13.0).
+The keys are in the file that `KEYS_ENV` names. smg 1.13.0 takes the gateway's as ``--api-key``:
+clients must send it, and smg sends it to workers when it registers them. The admin key alone opens
+what changes smg: its workers, tokenizers and modules.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ def main(arguments: list[str]) -> None:
     """Run smg in this process."""
     from smg.cli import main as smg
 
-    key = json.loads(Path(os.environ[KEYS_ENV]).read_text()).get("gateway")
-    smg([*arguments, *(["--api-key", key] if key else [])])
+    keys = json.loads(Path(os.environ[KEYS_ENV]).read_text())
+    words = ["--control-plane-api-keys", f"pdcache:pdcache:admin:{keys['admin']}"]
+    if keys.get("gateway"):
+        words += ["--api-key", keys["gateway"]]
+    smg([*arguments, *words])
 
 
 if __name__ == "__main__":

@@ -85,7 +85,8 @@ def build_plan(topology: Topology, facts: Facts, *, like: Plan | None = None) ->
         endpoint=endpoint,
         timeouts=topology.timeouts.model_dump(),
         provenance=provenance,
-        ports=dict(ports.book),
+        controller_port=ports.of("controller").service(),
+        ports=ports.book,
     )
 
 

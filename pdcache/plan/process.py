@@ -123,6 +123,7 @@ class Plan:
     """A topology made concrete for the nodes at hand.
 
     Attributes:
+        controller_port: of the controller's endpoint, on loopback of the head node.
         ports: every port by its owner, so that a later plan of the same cluster keeps them.
     """
 
@@ -141,6 +142,7 @@ class Plan:
     timeouts: dict[str, float]
     provenance: dict[str, dict[str, Provenance]] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
+    controller_port: int = 0
 
     def process(self, name: str) -> Process:
         """The process of that name.

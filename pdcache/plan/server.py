@@ -108,6 +108,7 @@ def _environment(
         "TMPDIR": str(context.facts.temp / topology.name),
         # `/health` would otherwise generate a token and take over a second each time.
         "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "false",
+        **_failing(topology),
         **store,
     }
     if topology.mode is Mode.FULL_OFFLOAD and role is Role.DECODE:
@@ -122,6 +123,23 @@ def _environment(
     if any(paths):
         own = own | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     return env | own
+
+
+def _failing(topology: Topology) -> dict[str, str]:
+    """How soon one half of a request notices that the other half failed.
+
+    Seconds, all of them below the gateway's own limit (sglang 0.5.23 ``environ.py:751-778``).
+    Decode asks prefill's bootstrap server for a sign of life, and after that many misses drops the
+    requests that wait for it; it keeps their KV until a transfer cannot come any more.
+    """
+    half = str(max(10, topology.gateway.request_timeout_s // 2))
+    return {
+        "SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT": half,
+        "SGLANG_DISAGGREGATION_WAITING_TIMEOUT": half,
+        "SGLANG_DISAGGREGATION_HEARTBEAT_INTERVAL": "2",
+        "SGLANG_DISAGGREGATION_HEARTBEAT_MAX_FAILURE": "2",
+        "SGLANG_DISAGGREGATION_DEFERRED_DECODE_KV_RELEASE_TIMEOUT": "3",
+    }
 
 
 def _port(given: int | None, path: str, index: int, ports: OwnPorts, band: range) -> int:

@@ -136,7 +136,11 @@ class _Replay:
         request = GenerateRequest(
             input_ids=prompt,
             max_tokens=session.turns[index].max_tokens,
-            headers={"X-Session-ID": session.session, "x-smg-routing-key": session.session},
+            headers={
+                **self._spec.headers,
+                "X-Session-ID": session.session,
+                "x-smg-routing-key": session.session,
+            },
             extra=self._spec.extra_body,
         )
         self._tell(TurnSent(session.session, number))

@@ -26,6 +26,7 @@ class ReplaySpec:
         concurrency: sessions at a time.
         timeout_s: limit in seconds of one request, and of one call of `before_turn`.
         extra_body: further keys of every request's body.
+        headers: further headers of every request, for example a gateway's key.
     """
 
     sessions: Sequence[Session]
@@ -35,6 +36,7 @@ class ReplaySpec:
     concurrency: int = 2
     timeout_s: float = 600.0
     extra_body: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)

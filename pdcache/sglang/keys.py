@@ -66,7 +66,8 @@ class ClusterAuth(httpx.Auth):
         at = f"{request.url.scheme}://{request.url.netloc.decode()}"
         own = next((p for p in self._plan().processes if p.url == at), None)
         if own is not None and own.role.value != "store":
-            admin = own.role.value != "gateway" and request.url.path.startswith(ADMIN_PATHS)
+            paths = ("/workers",) if own.role.value == "gateway" else ADMIN_PATHS
+            admin = request.url.path.startswith(paths)
             request.headers.update(_bearer(self._keys.admin if admin else self._keys.gateway))
         yield request
 

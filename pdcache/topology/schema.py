@@ -177,7 +177,18 @@ class Gateway(_Model):
         "cache_aware", "round_robin", "random", "power_of_two", "consistent_hashing"
     ] = "cache_aware"
     decode_policy: Literal["round_robin", "random", "power_of_two"] = "round_robin"
-    request_timeout_s: int = Field(600, ge=1, description="of a whole request, streaming included")
+    request_timeout_s: int = Field(
+        600, ge=1, description="of one try of a request, its whole stream included"
+    )
+    max_concurrent_requests: int = Field(
+        1024, ge=1, description="requests in flight at most; more wait in the queue"
+    )
+    queue_size: int = Field(
+        1024, ge=1, description="requests that wait; more are answered 429 with Retry-After"
+    )
+    queue_timeout_s: int = Field(
+        30, ge=1, description="longest wait in the queue; then 503 with Retry-After"
+    )
 
 
 class Nodes(_Model):
@@ -220,6 +231,24 @@ class Timeouts(_Model):
     proof_s: float = Field(180, gt=0)
 
 
+class Network(_Model):
+    """What lies between the nodes."""
+
+    private: bool = Field(
+        False,
+        description="a firewall or network policy lets only the cluster's nodes reach the ports of "
+        "its workers and its store, which ask for no key",
+    )
+
+
+class Watch(_Model):
+    """What the controller looks at while the cluster serves."""
+
+    reuse_s: float = Field(
+        60, ge=0, description="seconds between canaries that prove reuse again; 0: none"
+    )
+
+
 class Topology(_Model):
     """A whole cluster."""
 
@@ -238,6 +267,8 @@ class Topology(_Model):
     nodes: Nodes | None = Field(None, description="unset: this machine")
     traffic: Traffic = Field(default_factory=lambda: Traffic())
     timeouts: Timeouts = Field(default_factory=lambda: Timeouts())
+    network: Network = Field(default_factory=lambda: Network())
+    watch: Watch = Field(default_factory=lambda: Watch())
 
     def worker(self, role: Role) -> Worker:
         """The settings of one worker role."""

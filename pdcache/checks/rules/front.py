@@ -81,13 +81,38 @@ def sglang_ports(subject: Subject) -> Iterable[Finding]:
 
 @rule("gateway-exposed", "anyone who reaches the gateway can use the cluster and read timing")
 def gateway_exposed(subject: Subject) -> Iterable[Finding]:
-    """The gateway listens on loopback."""
-    host = subject.topology.gateway.host
-    if host not in ("127.0.0.1", "localhost", "::1"):
+    """Outside loopback the gateway asks for a key."""
+    gateway = subject.topology.gateway
+    if not _is_loopback(gateway.host) and gateway.key_file is None:
         yield finding(
             "gateway-exposed",
-            "warning",
-            "gateway.host",
-            f"the gateway listens on {host} and asks for no key.",
-            "127.0.0.1",
+            "error",
+            "gateway.key_file",
+            f"the gateway listens on {gateway.host} and asks for no key.",
+            f"~/.pdcache/keys/{subject.topology.name}",
         )
+
+
+@rule(
+    "workers-exposed",
+    "what listens without a key on a worker's node: Mooncake's data ports and torch's store on all "
+    "interfaces, SGLang's bootstrap and Mooncake's master on the node's address (sglang 0.5.23, "
+    "mooncake 0.3.13)",
+)
+def workers_exposed(subject: Subject) -> Iterable[Finding]:
+    """Nodes that others can reach are behind a network policy."""
+    reachable = [n.address for n in subject.facts.nodes if not _is_loopback(n.address)]
+    if reachable and not subject.topology.network.private:
+        yield finding(
+            "workers-exposed",
+            "warning",
+            "network.private",
+            f"workers on {', '.join(reachable[:3])} listen on ports that ask for no key: "
+            "15000-17000 (Mooncake data, on all interfaces), bootstrap, and the master. Let only "
+            "the cluster's nodes reach them (docs/security.md), and say so.",
+            True,
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
