@@ -86,6 +86,10 @@ class Load:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Let the requests that run end, and send no more."""
         self._stop.set()
         self._thread.join(self.limit_s + 30)
         assert not self._thread.is_alive(), "a request hangs"

@@ -15,8 +15,11 @@ from pdcache.cluster.states import ProcessState
 from pdcache.errors import ClusterError
 from pdcache.plan.portable import flags
 from pdcache.plan.process import Plan, Process
+from pdcache.proof.bench import Bench
+from pdcache.proof.written import unwritten
 from pdcache.sglang import admin, storage
 from pdcache.sglang.idle import load
+from pdcache.store.health import healthy
 from pdcache.topology.schema import Role
 
 if TYPE_CHECKING:
@@ -53,10 +56,28 @@ async def idle(live: Live, step: Step, limit_s: float) -> None:
 async def drain(live: Live, step: Step, limit_s: float) -> None:
     """All requests are done, and all that was to be written is in L3; L1 and L2 are empty then.
 
-    SGLang flushes only when backups and, on decode, offloads are acknowledged too.
+    SGLang flushes only when nothing runs, but on decode it does not wait for writes to L3 (sglang
+    0.5.23 ``managers/scheduler.py``, ``is_fully_idle``). They are written in order, so those of a
+    request of our own are the last ones.
     """
-    if _runs(live, step.process.name):
-        await admin.flush(live.client, step.process, limit_s=limit_s)
+    worker = step.process
+    if not _runs(live, worker.name):
+        return
+    await admin.flush(live.client, worker, limit_s=limit_s)
+    role = Role.DECODE if worker.role is Role.PREFILL else Role.PREFILL
+    others = [own for own in live.serving(role) if has_storage(own) or role is Role.DECODE]
+    if not has_storage(worker) or not others or await healthy(live.client, live.plan.store):
+        return
+    pair = (worker, others[0]) if worker.role is Role.PREFILL else (others[0], worker)
+    deadline = time.monotonic() + limit_s
+    async with live.new_client(limit_s) as client:
+        while missing := await unwritten(Bench(live.plan, client), *pair):
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"{missing} pages did not reach L3 within {limit_s:.0f} s.", where=worker.name,
+                    remedy="Look at the store (`pdcache status`), or lose them: `pdcache change "
+                    "--rollback`, then `pdcache storage detach`.",
+                )  # fmt: skip
 
 
 async def detach(live: Live, step: Step, limit_s: float) -> None:

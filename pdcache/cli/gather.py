@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pdcache.errors import TopologyError
@@ -37,8 +38,11 @@ def gather(
     workers = [topology.worker(role) for role in WORKER_ROLES]
     models = {topology.model.path, *(worker.model_path for worker in workers)} - {None}
     tokenizers = {worker.tokenizer_path for worker in workers} - {None} - models
+    nodes_at_hand = nodes or meant_nodes(topology) or (local_node(),)
+    if topology.network.address is not None and len(nodes_at_hand) == 1:
+        nodes_at_hand = (replace(nodes_at_hand[0], address=topology.network.address),)
     return Facts(
-        nodes=nodes or meant_nodes(topology) or (local_node(),),
+        nodes=nodes_at_hand,
         port_free=port_free,
         python=sys.executable,
         models={path: model_view(path) for path in models if path},

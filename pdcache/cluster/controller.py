@@ -61,9 +61,11 @@ class Controller:
             if saved is not None:
                 live = self._go_live(saved)
                 self._fleet.expect(saved.plan, saved.keys, saved.incarnations)
-                await self._fleet.adopt(serving=saved.serving, stopped=saved.stopped)
+                await self._fleet.adopt(
+                    serving=saved.serving, admitted=saved.admitted, stopped=saved.stopped
+                )
                 live.events.add("controller", "restarted", f"as pid {os.getpid()}", "adopted all")
-                self._spawn(self._run(live, adopted=True))
+                self._spawn(self._run(live))
                 if saved.change is not None and saved.change.state is ChangeState.RUNNING:
                     self._spawn(run_change(live, saved.change))
         return os.getpid()
@@ -74,7 +76,7 @@ class Controller:
             live = self._go_live(Desired(plan, topology, keys))
             self._fleet.expect(plan, keys, {})
             live.save()
-            self._spawn(self._run(live, adopted=False))
+            self._spawn(self._run(live))
 
     async def status(self) -> ClusterStatus:
         """How the cluster is doing at this moment."""
@@ -193,7 +195,7 @@ class Controller:
         failed = [change.verdict()] if change is not None and change.is_open_failure else []
         return [*live.desired.doubts, *live.ill(), *live.reasons.values(), *failed]
 
-    async def _run(self, live: Live, *, adopted: bool) -> None:
+    async def _run(self, live: Live) -> None:
         if not live.desired.serving:
             try:
                 await bring_up(live)
@@ -203,7 +205,7 @@ class Controller:
             live.desired.serving = True
             live.save()
         await asyncio.gather(
-            _for_ever(live, "processes", lambda: watch(live, adopted=adopted)),
+            _for_ever(live, "processes", lambda: watch(live)),
             _for_ever(live, "store", lambda: watch_store(live)),
             _for_ever(live, "writes", lambda: watch_writes(live)),
             _for_ever(live, "progress", lambda: watch_progress(live)),

@@ -21,6 +21,7 @@ class Desired:
         doubts: why the last proof failed, or why there was none.
         serving: the gateway has taken every worker once.
         incarnations: starts of each process so far.
+        admitted: the incarnation of each process that was healthy when this was kept.
         topology: what the plan was made from, with every later change.
         held: workers that are kept out of the gateway, with the reason.
         stopped: processes that only a change starts again.
@@ -34,6 +35,7 @@ class Desired:
     doubts: list[str] = field(default_factory=list)
     serving: bool = False
     incarnations: dict[str, int] = field(default_factory=dict)
+    admitted: dict[str, int] = field(default_factory=dict)
     held: dict[str, str] = field(default_factory=dict)
     stopped: list[str] = field(default_factory=list)
     change: Change | None = None

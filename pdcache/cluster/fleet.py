@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +57,16 @@ class Fleet:
         )
         own.url = process.url
 
-    async def adopt(self, *, serving: bool, stopped: Container[str] = ()) -> None:
+    async def adopt(
+        self, *, serving: bool, admitted: Mapping[str, int], stopped: Container[str]
+    ) -> None:
         """Find the actors that are there already, with their processes.
 
-        Processes of a cluster that served are looked at by the next `check`; those of one that was
-        still starting are waited for by `start_and_wait`.
-
         Args:
+            serving: whether the cluster was up; processes of one that was still starting are
+                waited for by `start_and_wait`.
+            admitted: incarnations that were healthy: they stay so, for the gateway must not lose
+                them. Others have to prove themselves first.
             stopped: processes that are not there on purpose.
         """
         import ray
@@ -80,7 +83,10 @@ class Fleet:
             self._actors[name] = actor
             if vitals.incarnation:
                 self._take(own, vitals)
-                found = ProcessState.UNHEALTHY if serving else ProcessState.STARTING
+                found = ProcessState.STARTING
+                if serving:
+                    same = admitted.get(name) == vitals.incarnation
+                    found = ProcessState.HEALTHY if same else ProcessState.UNHEALTHY
                 own.state = found if vitals.running else ProcessState.DEAD
 
     def is_healthy(self, process: Process) -> bool:
@@ -143,7 +149,7 @@ class Fleet:
         """
         own = self.statuses[process.name]
         if process.name not in self._actors:
-            raise ClusterError("its actor is gone.", where=process.name)
+            raise ActorGone("its actor is gone.", where=process.name)
         known = Vitals(
             actor_pid=own.actor_pid or 0, pid=own.pid, supervisor_pid=own.supervisor_pid,
             running=True, exit_code=None, incarnation=own.incarnation,
@@ -160,12 +166,21 @@ class Fleet:
 
     async def end(self, process: Process, why: str, *, at_once: bool = False) -> None:
         """End a process that runs; it is then DEAD and can be started again."""
+        import ray
+
         own = self.statuses[process.name]
         if own.state not in (ProcessState.HEALTHY, ProcessState.UNHEALTHY):
             return
         own.state, own.reason = ProcessState.DEAD, why
-        with contextlib.suppress(ClusterError):
-            await self._call(self._actors[process.name].stop.remote(at_once=at_once))
+        actor = self._actors.get(process.name)
+        if actor is None:
+            return
+        try:
+            await self._call(actor.stop.remote(at_once=at_once))
+        except ClusterError:
+            # What an actor owns ends with it, even if the actor itself hangs.
+            self._actors.pop(process.name, None)
+            ray.kill(actor)
 
     async def remove(self, process: Process, *, forget: bool) -> None:
         """End a process on purpose, and its actor: it is STOPPED until it is started again.

@@ -78,6 +78,11 @@ class Live:
         """Keep the desired state where the next controller finds it."""
         starts = {name: own.incarnation for name, own in self.fleet.statuses.items()}
         self.desired.incarnations = starts
+        self.desired.admitted = {
+            name: own.incarnation
+            for name, own in self.fleet.statuses.items()
+            if own.state is ProcessState.HEALTHY
+        }
         self.desired.save(self.cluster)
 
     def degrade(self, key: str, text: str, did: str = "") -> None:

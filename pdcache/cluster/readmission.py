@@ -43,24 +43,33 @@ async def prove_again(
     Raises:
         ClusterError: the worker does not answer, or does not reuse.
     """
-    canary = await _canary(live, worker, client, plan or live.plan)
-    if canary is not None and not canary.proved:
-        raise ClusterError(
-            f"is healthy but did not prove reuse: {canary.evidence}.",
-            where=worker.name,
-            remedy="It is kept out of the gateway.",
-        )
-
-
-async def _canary(
-    live: Live, worker: Process, client: httpx.AsyncClient, plan: Plan
-) -> Canary | None:
     prefills = [other for other in live.serving(Role.PREFILL) if other.name != worker.name]
     decodes = [other for other in live.serving(Role.DECODE) if other.name != worker.name]
+    bench = Bench(plan or live.plan, client)
+    canaries = [await _reuse(bench, worker, prefills, decodes)]
+    # After a failed transfer a prefill refuses one decode and not the others (sglang 0.5.23
+    # disaggregation/mooncake/conn.py), so the worker has to work with every one.
+    for other in decodes[1:] if worker.role is Role.PREFILL else ():
+        canaries.append(await one_answer(bench, worker, other))
+    for other in prefills[1:] if worker.role is Role.DECODE else ():
+        canaries.append(await one_answer(bench, other, worker))
+    for canary in canaries:
+        if canary is not None and not canary.proved:
+            raise ClusterError(
+                f"is healthy but did not prove reuse: {canary.evidence}.",
+                where=worker.name,
+                remedy="It is kept out of the gateway.",
+            )
+
+
+async def _reuse(
+    bench: Bench, worker: Process, prefills: list[Process], decodes: list[Process]
+) -> Canary | None:
+    """The canary that shows that a worker shares its pages, as far as there is somebody to."""
+    plan = bench.plan
     # Without the store serving goes on with misses: that is no reason to keep a worker out.
-    stored = has_storage(worker) and await healthy(client, plan.store) is None
+    stored = has_storage(worker) and await healthy(bench.client, plan.store) is None
     peers = [other for other in prefills if shared_pages(other) == shared_pages(worker)]
-    bench = Bench(plan, client)
     if worker.role is Role.PREFILL and decodes:
         if not stored:
             return await one_answer(bench, worker, decodes[0])

@@ -7,13 +7,14 @@ import contextlib
 import time
 from collections import deque
 
+from pdcache.cluster.fleet import ActorGone
 from pdcache.cluster.live import Live
 from pdcache.cluster.probe import alive
 from pdcache.cluster.readmission import prove_again
 from pdcache.cluster.states import ProcessState, ProcessStatus
 from pdcache.errors import ClusterError, PdcacheError
 from pdcache.plan.process import Process
-from pdcache.topology.schema import WORKER_ROLES
+from pdcache.topology.schema import WORKER_ROLES, Role
 
 LOOK_S = 0.5
 PROBE_EVERY_S = 1.0
@@ -23,6 +24,8 @@ UNHEALTHY_AFTER = 3
 HUNG_AFTER_S = 45.0
 """How long a process may be frozen, or answer nothing, before it is ended and started again."""
 
+FROZEN_PREFILL_S = 1.5
+FROZEN_DECODE_S = 20.0
 READMISSION_LIMIT_S = 60.0
 BACKOFF_S = (0.0, 2.0, 5.0, 15.0, 30.0, 60.0)
 CRASH_LOOP_S = 600.0
@@ -34,10 +37,9 @@ LOG_LINES = 12
 class Watch:
     """One process of a cluster, looked after until it is no longer a part of it."""
 
-    def __init__(self, live: Live, name: str, *, adopted: bool) -> None:
+    def __init__(self, live: Live, name: str) -> None:
         self._live = live
         self._name = name
-        self._trusted = adopted
         self._misses = 0
         self._ill_since: float | None = None
         self._deaths: deque[float] = deque(maxlen=len(BACKOFF_S))
@@ -61,9 +63,13 @@ class Watch:
         """One look: does it run, is it frozen, does it answer."""
         try:
             vitals = await self._live.fleet.changed(process, PROBE_EVERY_S)
-        except ClusterError as error:
+        except ActorGone as error:
             if self._may_judge(process):
                 await self._died(process, error.message)
+            return
+        except ClusterError as error:
+            if self._may_judge(process):
+                await self._unwell(process, error.message)
             return
         if not self._may_judge(process):
             return
@@ -72,7 +78,9 @@ class Watch:
         elif vitals.tree.torn:
             await self._died(process, "lost its scheduler or detokenizer", end=True)
         elif vitals.tree.frozen:
-            await self._unwell(process, "is stopped (SIGSTOP or a frozen cgroup)")
+            await self._unwell(
+                process, "is stopped (SIGSTOP or a frozen cgroup)", self._frozen_limit_s(process)
+            )
             await asyncio.sleep(LOOK_S)
         else:
             await self._probe(process)
@@ -98,16 +106,25 @@ class Watch:
         if self._own.state is ProcessState.UNHEALTHY:
             await self._well_again(process)
 
-    async def _unwell(self, process: Process, why: str) -> None:
+    def _frozen_limit_s(self, process: Process) -> float:
+        """How long a frozen process is waited for.
+
+        What waits for a dead prefill is sent to another one by the gateway, and what waits for a
+        frozen one is not: so it is ended soon while others serve. A decode has streams to finish.
+        """
+        others = [own for own in self._live.serving(process.role) if own.name != self._name]
+        limits = {Role.PREFILL: FROZEN_PREFILL_S, Role.DECODE: FROZEN_DECODE_S}
+        return limits.get(process.role, HUNG_AFTER_S) if others else HUNG_AFTER_S
+
+    async def _unwell(self, process: Process, why: str, limit_s: float = HUNG_AFTER_S) -> None:
         """Out of the gateway; after a while it is ended, and so started again."""
         own, now = self._own, time.monotonic()
-        self._trusted = False
         self._ill_since = self._ill_since or now
         if own.state is ProcessState.HEALTHY:
             self._live.events.add(self._name, "unhealthy", why, "out of the gateway")
         own.state, own.reason = ProcessState.UNHEALTHY, why
         await self._publish()
-        if now - self._ill_since > HUNG_AFTER_S:
+        if now - self._ill_since > limit_s:
             text = f"{why} for {now - self._ill_since:.0f} s"
             self._live.events.add(self._name, "hung", text, "ended, to be started again")
             await self._live.fleet.end(process, text, at_once=True)
@@ -115,19 +132,19 @@ class Watch:
 
     async def _well_again(self, process: Process) -> None:
         """It answers again: back into the gateway once it has proved that it reuses."""
-        if not self._trusted:
-            try:
-                await self._prove(process)
-            except PdcacheError as error:
-                if self._may_judge(process):
-                    await self._unwell(process, error.message)
-                    await asyncio.sleep(PROBE_EVERY_S)
-                return
-            if not self._may_judge(process):
-                return
-            self._live.events.add(self._name, "recovered", "answers, and proved", "")
+        try:
+            await self._prove(process)
+        except PdcacheError as error:
+            if self._may_judge(process):
+                await self._unwell(process, error.message)
+                await asyncio.sleep(PROBE_EVERY_S)
+            return
+        if not self._may_judge(process):
+            return
+        self._live.events.add(self._name, "recovered", "answers, and proved")
         self._own.state, self._own.reason = ProcessState.HEALTHY, None
-        self._ill_since, self._trusted = None, True
+        self._ill_since = None
+        self._live.save()
         await self._publish()
 
     async def _died(self, process: Process, why: str, *, end: bool = False) -> None:
@@ -177,7 +194,7 @@ class Watch:
             did = f"start {len(self._deaths)} in a row failed; again in {again:.0f} s"
             self._live.events.add(self._name, "failed", error.message, did)
             return
-        self._misses, self._ill_since, self._trusted = 0, None, True
+        self._misses, self._ill_since = 0, None
         text = f"healthy and proved after {own.started_in_s} s as pid {own.pid}"
         self._live.events.add(self._name, "restarted", text, "")
         self._live.save()
@@ -195,15 +212,14 @@ class Watch:
             await self._live.publish()
 
 
-async def watch(live: Live, *, adopted: bool) -> None:
+async def watch(live: Live) -> None:
     """Look after every process of the plan, those that changes add included."""
     tasks: dict[str, asyncio.Task[None]] = {}
     try:
         while True:
             for process in live.plan.processes:
                 if process.name not in tasks or tasks[process.name].done():
-                    one = Watch(live, process.name, adopted=adopted)
-                    tasks[process.name] = asyncio.create_task(one.run())
+                    tasks[process.name] = asyncio.create_task(Watch(live, process.name).run())
             with contextlib.suppress(PdcacheError):
                 await live.publish()
             await asyncio.sleep(LOOK_S)

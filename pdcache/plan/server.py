@@ -139,6 +139,9 @@ def _failing(topology: Topology) -> dict[str, str]:
         "SGLANG_DISAGGREGATION_HEARTBEAT_INTERVAL": "2",
         "SGLANG_DISAGGREGATION_HEARTBEAT_MAX_FAILURE": "2",
         "SGLANG_DISAGGREGATION_DEFERRED_DECODE_KV_RELEASE_TIMEOUT": "3",
+        # After one failed transfer prefill sends a decode nothing until a probe reaches it.
+        "SGLANG_FAILED_SESSION_PROBE_INTERVAL_S": "1",
+        "SGLANG_FAILED_SESSION_PROBE_MAX_INTERVAL_S": "2",
     }
 
 

@@ -47,6 +47,6 @@ def gateway_process(
         env={"NO_COLOR": "1", KEYS_ENV: keys_file(topology, facts)},
         ports={"http": port, "metrics": metrics_port},
         address=node.address, ray_id=node.ray_id, url=f"http://{reach}:{port}",
-        ready_path="/liveness", health_path="/liveness", health_port=None, gpus=0,
+        ready_path="/readiness", health_path="/liveness", health_port=None, gpus=0,
         memory_bytes=0, grace_s=3.0, start_s=topology.timeouts.gateway_s,
     )  # fmt: skip

@@ -232,8 +232,14 @@ class Timeouts(_Model):
 
 
 class Network(_Model):
-    """What lies between the nodes."""
+    """Where processes listen, and who else can reach them there."""
 
+    address: str | None = Field(
+        None,
+        pattern=r"^[0-9A-Fa-f.:]+$",
+        description="address of this machine on which workers and store listen, on a single node; "
+        "unset: 127.0.0.1. Nodes of a Ray cluster are taken by the addresses they joined with",
+    )
     private: bool = Field(
         False,
         description="a firewall or network policy lets only the cluster's nodes reach the ports of "

@@ -1,0 +1,227 @@
+"""One fault on a live cluster under a multi-turn load, and everything that must hold around it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+
+from pdcache.plan import Plan
+from tests.cluster_tools import Shell, tree_of, wait_for
+from tests.load import Load, wrong_tokens
+
+STOPPED_S = 15.0
+RECOVERY_LIMIT_S = 90.0
+REUSE_BACK_S = 30.0
+SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGSTOP": signal.SIGSTOP}
+
+WORKERS = ("prefill", "prefill's scheduler", "decode", "decode's scheduler")
+STORE = ("master", "holder")
+KINDS = (*WORKERS, *STORE, "gateway", "controller", "supervisor", "actor")
+"""What is killed. A supervisor and an actor are those of a prefill."""
+
+PROCESS = {
+    "prefill": "prefill-0", "prefill's scheduler": "prefill-0", "supervisor": "prefill-0",
+    "actor": "prefill-0", "decode": "decode-0", "decode's scheduler": "decode-0",
+    "master": "store-master", "holder": "store-holder-0", "gateway": "gateway",
+}  # fmt: skip
+
+
+@dataclass
+class Outcome:
+    """What one fault did. Times are seconds after it; None where there is nothing to tell."""
+
+    kind: str
+    how: str
+    turns: int = 0
+    errors: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    out_s: float | None = None
+    recovered_s: float | None = None
+    slowest_s: float = 0.0
+    ttft_above_s: float | None = None
+    reasons: list[str] = field(default_factory=list)
+    reuse: float | None = None
+    orphans: list[str] = field(default_factory=list)
+
+    def row(self) -> str:
+        """The outcome as a row of a table."""
+
+        def shown(value: float | None, unit: str = " s") -> str:
+            return "-" if value is None else f"{value:.1f}{unit}"
+
+        reuse = "-" if self.reuse is None else f"{self.reuse:.3f}"
+        cells = (
+            self.kind, self.how, str(self.turns), str(len(self.errors)), str(len(self.wrong)),
+            shown(self.out_s), shown(self.recovered_s), shown(self.slowest_s),
+            shown(self.ttft_above_s), reuse,
+        )  # fmt: skip
+        return f"| {' | '.join(cells)} |"
+
+
+HEAD = (
+    "| process | fault | requests | errors | wrong answers | out of the gateway after "
+    "| recovered and proved after | slowest request | TTFT above normal "
+    "| hit/ceiling afterwards |\n|---|---|---|---|---|---|---|---|---|---|"
+)
+
+
+@dataclass
+class Bench:
+    """A cluster to hurt: its name and plan, and the shell that started it."""
+
+    shell: Shell
+    name: str
+    plan: Plan
+
+    def status(self) -> dict[str, Any]:
+        """``status --json``."""
+        status: dict[str, Any] = self.shell.json("status", self.name)
+        return status
+
+    def worker(self, name: str) -> dict[str, Any]:
+        """One process of the status."""
+        return next(own for own in self.status()["workers"] if own["name"] == name)
+
+    def is_up(self) -> bool:
+        """Nothing is wrong with the cluster."""
+        return bool(self.status()["state"] == "UP")
+
+    def strike(self, kind: str, how: str) -> Outcome:
+        """Do one fault under load, and tell what happened."""
+        wait_for(self.is_up, "the cluster to be UP", limit_s=RECOVERY_LIMIT_S)
+        outcome = Outcome(kind, how)
+        before = Counter(_names(self.shell))
+        first_event = self._last_event()
+        with Load(self.plan) as load:
+            load.wait_for_turns(9)
+            url, pids = self._victim(kind)
+            start = self._start_of(kind)
+            struck_s = time.monotonic()
+            self._hit(pids, how)
+            if url is not None:
+                outcome.out_s = self._out_of_manifest(url, struck_s)
+            if how == "SIGSTOP":
+                time.sleep(max(0.0, struck_s + STOPPED_S - time.monotonic()))
+                _signal(pids, signal.SIGCONT)
+            wait_for(
+                lambda: self._recovered(kind, how, pids, start), f"{kind} to recover",
+                limit_s=RECOVERY_LIMIT_S,
+            )  # fmt: skip
+            recovered_s = time.monotonic()
+            outcome.recovered_s = recovered_s - struck_s
+            if kind in STORE:
+                load.wait_for_turns(18)
+            load.wait_for_turns(9)
+        self._judge(outcome, load, struck_s, recovered_s)
+        outcome.reasons = self._degraded_since(first_event)
+        wait_for(self.is_up, "the cluster to be UP again", limit_s=RECOVERY_LIMIT_S)
+        outcome.wrong = wrong_tokens(self.plan, load.done)
+        outcome.orphans = sorted((Counter(_names(self.shell)) - before).elements())
+        return outcome
+
+    def _judge(self, outcome: Outcome, load: Load, struck_s: float, recovered_s: float) -> None:
+        turns = load.done
+        outcome.turns = len(turns)
+        outcome.errors = [str(turn) for turn in turns if turn.error]
+        outcome.slowest_s = max(turn.seconds for turn in turns)
+        normal = median(_ttfts(turn for turn in turns if turn.ended_s < struck_s))
+        during = _ttfts(turn for turn in turns if struck_s - 1 < turn.ended_s < recovered_s + 5)
+        if during:
+            outcome.ttft_above_s = max(during) - normal
+        later = [t for t in turns if t.turn > 1 and t.began_s > recovered_s and not t.error]
+        # A dialogue's first turn after a flush writes its pages again; reuse is back after it.
+        first = {session: min(t.began_s for t in later if t.session == session)
+                 for session in {t.session for t in later}}  # fmt: skip
+        again = [t for t in later if t.began_s > first[t.session]]
+        if again:
+            outcome.reuse = sum(t.cached for t in again) / sum(t.ceiling for t in again)
+
+    def _victim(self, kind: str) -> tuple[str | None, list[int]]:
+        """The address the gateway has of it, if it has one, and its pids."""
+        if kind == "controller":
+            return None, [p.pid for p in self.shell.processes() if _is_controller(p)]
+        own = self.worker(PROCESS[kind])
+        url = own["url"] if own["role"] in ("prefill", "decode") else None
+        if kind.endswith("scheduler"):
+            tree = tree_of(own["pid"])
+            return url, [p.pid for p in tree if "scheduler" in " ".join(p.cmdline())]
+        key = {"supervisor": "supervisor_pid", "actor": "actor_pid"}.get(kind, "pid")
+        return url if key == "pid" else None, [own[key]]
+
+    def _hit(self, pids: list[int], how: str) -> None:
+        assert pids
+        _signal(pids, SIGNALS[how])
+
+    def _out_of_manifest(self, url: str, struck_s: float) -> float | None:
+        manifest = Path(self.plan.manifest)
+        while time.monotonic() - struck_s < 30:
+            if f'"{url}"' not in manifest.read_text():
+                return time.monotonic() - struck_s
+            time.sleep(0.02)
+        return None
+
+    def _start_of(self, kind: str) -> int:
+        return 0 if kind == "controller" else int(self.worker(PROCESS[kind])["incarnation"])
+
+    def _recovered(self, kind: str, how: str, pids: list[int], start: int) -> bool:
+        """What died was started again, and nothing is wrong any more."""
+        if how != "SIGSTOP":
+            if kind == "controller":
+                now = {p.pid for p in self.shell.processes() if _is_controller(p)}
+                if not now or now & set(pids):
+                    return False
+            elif self._start_of(kind) == start:
+                return False
+        return self.is_up()
+
+    def _last_event(self) -> int:
+        events = self.shell.json("events", self.name, "-n", "1000")["events"]
+        return int(events[-1]["number"]) if events else 0
+
+    def _degraded_since(self, number: int) -> list[str]:
+        events = self.shell.json("events", self.name, "-n", "1000")["events"]
+        kinds = ("degraded", "died", "unhealthy")
+        return [
+            f"{event['subject']}: {event['text']}"
+            for event in events
+            if event["number"] > number and event["kind"] in kinds
+        ]
+
+
+def _ttfts(turns: Any) -> list[float]:
+    return [turn.ttft_s for turn in turns if turn.ttft_s is not None and turn.error is None]
+
+
+def _names(shell: Shell) -> list[str]:
+    """What runs, without what comes and goes: Ray's idle workers and helpers of ours."""
+    names = []
+    for process in shell.processes():
+        try:
+            name = " ".join(process.cmdline()) or process.name()
+        except psutil.Error:
+            continue
+        if not name.startswith("ray::IDLE") and "pdcache status" not in name:
+            names.append(name.split(" --")[0][:80])
+    return names
+
+
+def _is_controller(process: psutil.Process) -> bool:
+    try:
+        return "ray::Controller" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def _signal(pids: list[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
