@@ -2,7 +2,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test test-fast matrix lint check clean
+.PHONY: help setup demo test test-fast soak matrix lint check clean
 
 # More OpenMP threads than free cores make a CPU worker about fifteen times slower.
 OMP_NUM_THREADS ?= 1
@@ -24,6 +24,10 @@ test: setup ## Run all tests (starts real clusters)
 
 test-fast: setup ## Run the unit tests only
 	@$(PYTHON_VENV) -m pytest tests/unit
+
+soak: setup ## Every fault, 24 cycles of up and down, 30 minutes of random kills (an hour and a half)
+	@$(PYTHON_VENV) -m pytest -m "soak or not soak" tests/faults/test_kill_matrix.py
+	@$(PYTHON_VENV) scripts/soak.py
 
 matrix: setup ## Prove every storage backend, mode and layout (an hour); writes docs/matrix.md
 	@$(PYTHON_VENV) scripts/matrix.py

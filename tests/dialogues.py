@@ -16,6 +16,7 @@ import httpx
 from pdcache.plan import Plan, Process
 from pdcache.sglang import admin
 from pdcache.sglang.generate import Pair, on_pair, request_body
+from pdcache.sglang.keys import ClusterAuth, Keys
 from pdcache.sglang.page_keys import object_keys, page_hashes
 from pdcache.store.presence import wait_present
 from pdcache.topology import Mode, Role
@@ -41,24 +42,38 @@ class Turn:
         return (self.device + self.host + self.storage) / self.ceiling
 
 
-_PRINT_PLAN = """
+@dataclass(frozen=True)
+class Running:
+    """A running cluster at one moment: its plan, and its keys."""
+
+    plan: Plan
+    keys: Keys
+
+    def client(self, limit_s: float) -> httpx.AsyncClient:
+        """An HTTP client that may ask its processes everything."""
+        auth = ClusterAuth(lambda: self.plan, self.keys)
+        return httpx.AsyncClient(timeout=limit_s, trust_env=False, auth=auth)
+
+
+_PRINT_RUNNING = """
 import pickle, sys
 from pdcache.cluster.client import ClusterClient
 from pdcache.cluster.record import the_record
-sys.stdout.buffer.write(pickle.dumps(ClusterClient(the_record(sys.argv[1])).plan()))
+desired = ClusterClient(the_record(sys.argv[1])).desired()
+sys.stdout.buffer.write(pickle.dumps((desired.plan, desired.keys)))
 """
 
 
-def plan_of(shell: Shell, name: str) -> Plan:
-    """The plan a running cluster runs; asked in a process of its own, as Ray joins one cluster."""
-    command = [sys.executable, "-c", _PRINT_PLAN, name]
+def running_cluster(shell: Shell, name: str) -> Running:
+    """What a cluster runs now; asked in a process of its own, as Ray joins one cluster."""
+    command = [sys.executable, "-c", _PRINT_RUNNING, name]
     done = subprocess.run(command, env=shell.env, stdout=subprocess.PIPE, timeout=60, check=True)
-    plan: Plan = pickle.loads(done.stdout)
-    return plan
+    plan, keys = pickle.loads(done.stdout)
+    return Running(plan, keys)
 
 
 def dialogue(
-    plan: Plan,
+    running: Running,
     *,
     answer: int,
     flushed: bool,
@@ -75,22 +90,23 @@ def dialogue(
     time does, and prefill workers are flushed when asked.
     """
     return asyncio.run(
-        _dialogue(plan, answer, flushed, prefill_of, turns, first, question, seed, after_turn)
+        _dialogue(running, answer, flushed, prefill_of, turns, first, question, seed, after_turn)
     )
 
 
 async def _dialogue(
-    plan: Plan, answer: int, flushed: bool, prefill_of: Callable[[int], Process], turns: int,
+    running: Running, answer: int, flushed: bool, prefill_of: Callable[[int], Process], turns: int,
     first: int, question: int, seed: int, after_turn: Callable[[int], None],
 ) -> list[Turn]:  # fmt: skip
     source = random.Random(seed)
+    plan = running.plan
     page = plan.formats["prefill"].page_size
     decode = plan.role(Role.DECODE)[0]
     full = plan.mode is Mode.FULL_OFFLOAD
     done: list[Turn] = []
     known = 0
     prompt = _tokens(source, first)
-    async with httpx.AsyncClient(timeout=120, trust_env=False) as client:
+    async with running.client(120) as client:
         for number in range(1, turns + 1):
             pair = Pair(prefill_of(number), decode)
             seen = await on_pair(client, pair, request_body(prompt, answer))

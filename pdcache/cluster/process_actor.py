@@ -16,7 +16,7 @@ from pdcache.plan.process import Process
 from pdcache.sglang.keys import Keys
 from pdcache.sglang.keys_plugin import KEYS_ENV
 
-LOOK_S = 0.2
+LOOK_S = 0.25
 
 
 @dataclass(frozen=True)

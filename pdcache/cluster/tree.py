@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pdcache.cluster.supervisor import descendants
 
-LIST_S = 3.0
+LIST_S = 5.0
 """How long a list of a tree's processes is used."""
 
 PERMANENT = "sglang::"

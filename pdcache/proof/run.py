@@ -17,11 +17,17 @@ from pdcache.sglang.keys import ClusterAuth, Keys
 
 
 def prove(
-    plan: Plan, keys: Keys, *, on_canary: Callable[[Canary], None] = lambda canary: None
+    plan: Plan,
+    keys: Keys | None = None,
+    *,
+    on_canary: Callable[[Canary], None] = lambda canary: None,
 ) -> Proof:
     """Send canaries through every hop of the plan's mode and judge what was reused.
 
     Flushes L1 and L2 of prefill workers; L3 keeps a few pages under names nobody asks for again.
+
+    Args:
+        keys: of the cluster; None for servers that ask for none.
 
     Raises:
         ProofError: a hop did not answer at all within ``timeouts.proof_s``; it names the hop.
@@ -29,8 +35,8 @@ def prove(
     return asyncio.run(_prove(plan, keys, on_canary))
 
 
-async def _prove(plan: Plan, keys: Keys, on_canary: Callable[[Canary], None]) -> Proof:
-    auth = ClusterAuth(lambda: plan, keys)
+async def _prove(plan: Plan, keys: Keys | None, on_canary: Callable[[Canary], None]) -> Proof:
+    auth = ClusterAuth(lambda: plan, keys) if keys is not None else None
     limit_s = plan.timeouts["proof_s"]
     canaries: list[Canary] = []
     begin = time.monotonic()

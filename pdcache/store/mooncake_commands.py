@@ -12,10 +12,10 @@ SSD_CLIENT_TTL_S = 3
 CLIENT_ENV = {
     # SGLang would otherwise freeze for 90 s on a refused and 603 s on a silent master.
     "MC_STORE_CLIENT_SETUP_RETRIES": "1",
-    "MC_RPC_TIMEOUT_MS": "5000",
-    "MC_RPC_CONNECT_TIMEOUT_MS": "5000",
+    "MC_RPC_TIMEOUT_MS": "1500",
+    "MC_RPC_CONNECT_TIMEOUT_MS": "1500",
     # A stopped segment owner is given up after this instead of after 30 s.
-    "MC_TCP_PROGRESS_TIMEOUT_SEC": "3",
+    "MC_TCP_PROGRESS_TIMEOUT_SEC": "5",
     "MC_LOG_LEVEL": "ERROR",
 }
 

@@ -47,6 +47,8 @@ SECTIONS = {
     "nodes": "nodes",
     "traffic": "traffic",
     "timeouts": "timeouts",
+    "network": "network",
+    "watch": "watch",
 }
 """Keys of the topology that have a heading of their own; `decode` has the keys of `prefill`."""
 

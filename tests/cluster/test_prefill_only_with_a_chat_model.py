@@ -11,7 +11,7 @@ import pytest
 from pdcache.plan import Plan
 from pdcache.topology import Role
 from tests.cluster_tools import Shell, cluster, free_port
-from tests.dialogues import assert_full_reuse, dialogue, plan_of
+from tests.dialogues import Running, assert_full_reuse, dialogue, running_cluster
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +23,14 @@ def prefill_only(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[She
 
 
 @pytest.fixture(scope="module")
-def plan(prefill_only: tuple[Shell, Any]) -> Plan:
+def running(prefill_only: tuple[Shell, Any]) -> Running:
     shell, up = prefill_only
-    return plan_of(shell, up["name"])
+    return running_cluster(shell, up["name"])
+
+
+@pytest.fixture(scope="module")
+def plan(running: Running) -> Plan:
+    return running.plan
 
 
 def test_it_is_proved_without_any_hop_from_decode(prefill_only: tuple[Shell, Any]) -> None:
@@ -47,17 +52,18 @@ def test_the_model_knows_the_capital_of_france(plan: Plan) -> None:
 
 
 @pytest.mark.parametrize("flushed", [False, True], ids=["hot", "flushed"])
-def test_prompts_are_reused_up_to_the_ceiling_of_the_mode(plan: Plan, flushed: bool) -> None:
+def test_prompts_are_reused_up_to_the_ceiling_of_the_mode(running: Running, flushed: bool) -> None:
     turns = dialogue(
-        plan, answer=24, flushed=flushed, turns=3, seed=5 + flushed,
-        prefill_of=lambda turn: plan.role(Role.PREFILL)[turn % 2],
+        running, answer=24, flushed=flushed, turns=3, seed=5 + flushed,
+        prefill_of=lambda turn: running.plan.role(Role.PREFILL)[turn % 2],
     )  # fmt: skip
     assert_full_reuse(turns)
 
 
-def test_answers_are_not_reused(plan: Plan) -> None:
-    prefill = plan.role(Role.PREFILL)[0]
+def test_answers_are_not_reused(running: Running) -> None:
+    prefill = running.plan.role(Role.PREFILL)[0]
     turns = dialogue(
-        plan, answer=70, flushed=False, turns=2, seed=8, first=100, prefill_of=lambda turn: prefill
-    )
+        running, answer=70, flushed=False, turns=2, seed=8, first=100,
+        prefill_of=lambda turn: prefill,
+    )  # fmt: skip
     assert turns[1].device + turns[1].host + turns[1].storage == 64

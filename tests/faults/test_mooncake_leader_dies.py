@@ -14,7 +14,7 @@ from pdcache.plan import Plan
 from pdcache.proof.bench import Bench
 from pdcache.topology import Role
 from tests.cluster_tools import SMALL, Shell, cluster, free_port, kill
-from tests.dialogues import plan_of
+from tests.dialogues import Running, running_cluster
 
 PROMPTS = 30
 TAKEOVER_LIMIT_S = 15.0
@@ -24,11 +24,12 @@ def test_keys_written_before_are_read_again_within_fifteen_seconds(tmp_path: Pat
     shell = Shell(tmp_path / "home")
     own = ["--set", f"gateway.port={free_port()}"]
     with cluster(shell, "topologies/mooncake_ha.yaml", *SMALL, *own) as up:
-        plan = plan_of(shell, up["name"])
+        running = running_cluster(shell, up["name"])
+        plan = running.plan
         before = workers(shell)
         leader = leading_master(plan)
         pid = next(one["pid"] for one in up["workers"] if one["name"] == leader)
-        seconds = asyncio.run(until_read_again(plan, pid))
+        seconds = asyncio.run(until_read_again(running, pid))
         assert seconds < TAKEOVER_LIMIT_S
         # Which one leads is open: the killed one is started again at once and may be elected.
         assert leading_master(plan)
@@ -38,10 +39,10 @@ def test_keys_written_before_are_read_again_within_fifteen_seconds(tmp_path: Pat
         assert shell.json("verify", up["name"])["proved"] is True
 
 
-async def until_read_again(plan: Plan, leader_pid: int) -> float:
+async def until_read_again(running: Running, leader_pid: int) -> float:
     """Seconds from the kill to the first prompt that is served from L3 in full."""
-    async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
-        bench = Bench(plan, client)
+    async with running.client(60) as client:
+        bench = Bench(running.plan, client)
         source = random.Random(7)
         prompts = [[source.randrange(10, 500) for _ in range(40)] for _ in range(PROMPTS)]
         pair = bench.prefills[0], bench.decodes[0]

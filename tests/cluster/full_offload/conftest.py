@@ -9,7 +9,7 @@ import pytest
 
 from pdcache.plan import Plan
 from tests.cluster_tools import TINY, Shell, cluster, free_port
-from tests.dialogues import plan_of
+from tests.dialogues import Running, running_cluster
 
 
 @pytest.fixture(scope="package")
@@ -27,6 +27,12 @@ def full_offload(shell: Shell) -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture(scope="package")
-def plan(shell: Shell, full_offload: dict[str, Any]) -> Plan:
-    """The plan of the shared cluster, when all of it is healthy."""
-    return plan_of(shell, full_offload["name"])
+def running(shell: Shell, full_offload: dict[str, Any]) -> Running:
+    """Plan and keys of the shared cluster, when all of it is healthy."""
+    return running_cluster(shell, full_offload["name"])
+
+
+@pytest.fixture(scope="package")
+def plan(running: Running) -> Plan:
+    """The plan of the shared cluster."""
+    return running.plan

@@ -6,7 +6,7 @@ import pytest
 
 from pdcache.plan import Plan, Process
 from pdcache.topology import Role
-from tests.dialogues import assert_full_reuse, dialogue
+from tests.dialogues import Running, assert_full_reuse, dialogue
 
 
 def same(plan: Plan, turn: int) -> Process:
@@ -22,14 +22,14 @@ def alternating(plan: Plan, turn: int) -> Process:
 @pytest.mark.parametrize("flushed", [False, True], ids=["hot", "flushed"])
 @pytest.mark.parametrize("place", [same, alternating])
 def test_turns_two_to_four_reach_the_ceiling(
-    plan: Plan, answer: int, flushed: bool, place: object
+    running: Running, answer: int, flushed: bool, place: object
 ) -> None:
     seed = hash((answer, flushed, place is same)) & 0xFFFF
     turns = dialogue(
-        plan,
+        running,
         answer=answer,
         flushed=flushed,
-        prefill_of=lambda turn: (same if place is same else alternating)(plan, turn),
+        prefill_of=lambda turn: (same if place is same else alternating)(running.plan, turn),
         seed=seed,
     )
     assert_full_reuse(turns)

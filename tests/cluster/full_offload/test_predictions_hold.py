@@ -6,29 +6,35 @@ import asyncio
 import re
 from typing import Any
 
-import httpx
 import pytest
 
-from pdcache.plan import Plan
+from pdcache.plan import Plan, Process
 from pdcache.proof.bench import Bench
-from pdcache.sglang.admin import metrics, parse_metrics
+from pdcache.sglang.admin import metrics
 from pdcache.sglang.page_keys import object_keys, page_hashes
 from pdcache.topology import Role
 from tests.cluster_tools import Shell
+from tests.dialogues import Running
 
 
-def test_l2_of_every_prefill_has_the_tokens_of_the_plan(plan: Plan) -> None:
+def test_l2_of_every_prefill_has_the_tokens_of_the_plan(running: Running) -> None:
+    plan = running.plan
     for worker in plan.role(Role.PREFILL):
-        seen = parse_metrics(httpx.get(f"{worker.url}/metrics", trust_env=False).text)
+        seen = asyncio.run(_metrics(running, worker))
         assert seen["sglang:hicache_host_total_tokens"] == plan.formats["prefill"].l2_tokens
+
+
+async def _metrics(running: Running, worker: Process) -> dict[str, float]:
+    async with running.client(20) as client:
+        return await metrics(client, worker.url or "")
 
 
 @pytest.mark.parametrize("role", ["prefill", "decode"])
 def test_the_host_pool_has_the_bytes_of_the_plan(
     shell: Shell, plan: Plan, full_offload: dict[str, Any], role: str
 ) -> None:
-    log = shell.ok("logs", full_offload["name"], f"{role}-0", "-n", "1000000")
-    found = re.search(r"hierarchical KV host pool: (\d+) tokens, ([\d.]+) GB", log)
+    log = shell.home / "clusters" / full_offload["name"] / "logs" / f"{role}-0.log"
+    found = re.search(r"hierarchical KV host pool: (\d+) tokens, ([\d.]+) GB", log.read_text())
     assert found is not None
     own = plan.formats[role]
     assert own.l2_tokens is not None
@@ -36,18 +42,19 @@ def test_the_host_pool_has_the_bytes_of_the_plan(
     assert float(found[2]) == pytest.approx(own.l2_tokens * own.token_bytes / 1e9, abs=0.005)
 
 
-def test_a_page_is_the_predicted_objects_of_the_predicted_sizes(plan: Plan) -> None:
-    own = plan.formats["prefill"]
-    before, after, objects, pages = asyncio.run(_write_a_prompt(plan))
+def test_a_page_is_the_predicted_objects_of_the_predicted_sizes(running: Running) -> None:
+    own = running.plan.formats["prefill"]
+    before, after, objects, pages = asyncio.run(_write_a_prompt(running))
     assert after - before == pages * len(own.key_suffixes)
     assert len(objects) == pages * len(own.key_suffixes)
     sizes = {entry["values"][0]["size_"] for entry in objects.values()}
     assert sizes == {own.token_bytes * own.page_size * own.tp // len(own.key_suffixes)}
 
 
-async def _write_a_prompt(plan: Plan) -> tuple[float, float, dict[str, Any], int]:
+async def _write_a_prompt(running: Running) -> tuple[float, float, dict[str, Any], int]:
     """Keys in the store before and after a prompt, its objects, and its whole pages."""
-    async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+    plan = running.plan
+    async with running.client(60) as client:
         bench = Bench(plan, client)
         prompt = bench.prompt(3.5)
         url = plan.store.urls[0]

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pdcache.plan import Plan
 from pdcache.topology import Role
 from tests.cluster_tools import Shell, kill, wait_for
-from tests.dialogues import assert_full_reuse, dialogue
+from tests.dialogues import Running, assert_full_reuse, dialogue
 
 
 def test_a_killed_controller_comes_back_and_adopts_its_processes(
@@ -36,10 +35,10 @@ def test_a_killed_controller_comes_back_and_adopts_its_processes(
 
 
 def test_the_peer_of_a_killed_prefill_still_hits_the_full_ceiling(
-    shell: Shell, full_offload: dict[str, Any], plan: Plan
+    shell: Shell, full_offload: dict[str, Any], running: Running
 ) -> None:
     name = full_offload["name"]
-    first, second = plan.role(Role.PREFILL)
+    first, second = running.plan.role(Role.PREFILL)
     before = {worker["name"]: worker for worker in shell.json("status", name)["workers"]}
 
     def kill_the_first(turn: int) -> None:
@@ -47,7 +46,7 @@ def test_the_peer_of_a_killed_prefill_still_hits_the_full_ceiling(
             kill(before[first.name]["pid"])
 
     turns = dialogue(
-        plan, answer=40, flushed=False, turns=2, seed=99, after_turn=kill_the_first,
+        running, answer=40, flushed=False, turns=2, seed=99, after_turn=kill_the_first,
         prefill_of=lambda turn: first if turn == 1 else second,
     )  # fmt: skip
     assert_full_reuse(turns)

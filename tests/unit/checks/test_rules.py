@@ -100,7 +100,7 @@ def test_errors_come_before_warnings() -> None:
         "decode: {page_size: 16}"
     )
     severities = [finding.severity for finding in findings_of(data_of(text), world())]
-    assert severities == ["error", "error", "warning", "warning"]
+    assert severities == ["error", "error", "error", "warning"]
 
 
 def test_a_finding_is_data() -> None:

@@ -20,11 +20,17 @@ SERVER = PLAN.process("prefill-0")
 READY = f"{SERVER.url}{SERVER.ready_path}"
 
 
-def test_a_server_is_ready_when_its_ready_path_answers_200() -> None:
+def test_a_server_is_ready_when_its_ready_path_answers_200_and_it_asks_for_its_key() -> None:
     def healthy(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200 if str(request.url) == READY else 404)
+        return httpx.Response(200 if str(request.url) == READY else 401)
 
     assert asked(healthy, lambda client: ready(SERVER, client)) is None
+
+
+def test_a_server_that_takes_the_key_of_its_command_line_is_not_ready() -> None:
+    missing = asked(lambda request: httpx.Response(200), lambda client: ready(SERVER, client))
+    assert missing is not None
+    assert "does not ask for the cluster's admin key" in missing
 
 
 def test_a_server_that_is_not_ready_says_what_is_missing() -> None:

@@ -22,7 +22,7 @@ def value(words: tuple[str, ...], flag: str) -> str:
 
 def test_the_gateway_reads_its_workers_from_the_manifest() -> None:
     words = argv()
-    assert words[:3] == ("smg", "launch", "--pd-disaggregation")
+    assert words[1:5] == ("-m", "pdcache.gateway.launch", "launch", "--pd-disaggregation")
     assert value(words, "--discovery-provider") == "file"
     assert value(words, "--discovery-file") == "/home/u/workers.json"
     assert (value(words, "--host"), value(words, "--port")) == ("127.0.0.1", "8000")

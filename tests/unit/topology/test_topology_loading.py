@@ -16,9 +16,11 @@ from pdcache.topology.schema import (
     KvEvents,
     Memory,
     Model,
+    Network,
     Nodes,
     Timeouts,
     Traffic,
+    Watch,
     Worker,
     dump,
 )
@@ -55,7 +57,7 @@ def refusal(text: str, *overrides: str) -> str:
         ),
         (
             SMALLEST + "gateway:\n  zzz: 2",
-            "t.yaml:6: gateway.zzz: unknown key. Known keys here: host, port, prefill_policy",
+            "t.yaml:6: gateway.zzz: unknown key. Known keys here: host, port, key_file, prefill_policy",
         ),
     ],
 )
@@ -233,10 +235,13 @@ def test_the_defaults_of_a_topology() -> None:
             Gateway,
             {
                 "host": "127.0.0.1", "port": 8000, "prefill_policy": "cache_aware",
-                "decode_policy": "round_robin", "request_timeout_s": 600,
+                "decode_policy": "round_robin", "request_timeout_s": 600, "key_file": None,
+                "max_concurrent_requests": 1024, "queue_size": 1024, "queue_timeout_s": 30,
             },
         ),
         (Memory, {"host_gb": None}),
+        (Network, {"address": None, "private": False}),
+        (Watch, {"reuse_s": 60}),
         (
             Timeouts,
             {"ray_s": 60, "store_s": 30, "worker_s": 600, "gateway_s": 60, "proof_s": 180},

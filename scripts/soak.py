@@ -1,0 +1,137 @@
+"""Soak: what grows over many cycles of up and down, and over half an hour of random kills.
+
+    python scripts/soak.py [--cycles 24] [--minutes 30] [--seed 0]
+
+Exit 1 when anything is left over or grows: processes, file descriptors of the controller and of
+the servers, shared memory, temp folders, or more than 5 % of memory. Writes build/soak.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.cluster_tools import SMALL, TINY, Shell, cluster, free_port
+from tests.dialogues import running_cluster
+from tests.kills import KINDS, SIGNALS, Bench
+from tests.load import Load, wrong_tokens
+
+FILE = "topologies/full_offload.yaml"
+GROWTH = 0.05
+KILLS = [(kind, how) for kind in KINDS for how in SIGNALS if kind != "gateway"]
+SETTLE_S = 60.0
+
+
+def main() -> int:
+    """Run both parts; 0 when nothing grew."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cycles", type=int, default=24)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--seed", type=int, default=0)
+    own = parser.parse_args()
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="pdc-soak-") as folder:
+        shell = Shell(Path(folder) / "home")
+        result["cycles"] = cycles(shell, own.cycles)
+        result["kills"] = kills(shell, own.minutes, own.seed)
+    problems = [*result["cycles"]["problems"], *result["kills"]["problems"]]
+    build = Path(__file__).resolve().parents[1] / "build"
+    build.mkdir(exist_ok=True)
+    (build / "soak.json").write_text(json.dumps(result, indent=1))
+    print(json.dumps({"problems": problems}, indent=1))
+    return 1 if problems else 0
+
+
+def cycles(shell: Shell, count: int) -> dict[str, Any]:
+    """Up and down again and again; what this machine has before and after."""
+    before, seconds = machine(), []
+    problems: list[str] = []
+    for number in range(count):
+        begin = time.monotonic()
+        with cluster(shell, FILE, *SMALL, "--no-verify", "--set", f"gateway.port={free_port()}"):
+            pass
+        seconds.append(round(time.monotonic() - begin, 1))
+        print(f"cycle {number + 1} of {count}: {seconds[-1]} s", flush=True)
+    after = machine()
+    problems += [
+        f"{what}: {before[what]} before, {after[what]} after {count} cycles"
+        for what in ("processes", "shared memory", "temp folders")
+        if after[what] > before[what]
+    ]
+    return {"seconds": seconds, "before": before, "after": after, "problems": problems}
+
+
+def kills(shell: Shell, minutes: float, seed: int) -> dict[str, Any]:
+    """A load for some minutes, and a random fault whenever the cluster is UP again."""
+    source = random.Random(seed)
+    sets = ["decode.workers=2", f"gateway.port={free_port()}"]
+    words = [word for one in sets for word in ("--set", one)]
+    struck: list[str] = []
+    with cluster(shell, FILE, *TINY, *words) as up:
+        plan = running_cluster(shell, up["name"]).plan
+        bench = Bench(shell, up["name"], plan)
+        # Every server once, so that all have the age in common from here on.
+        time.sleep(SETTLE_S)
+        before = usage(shell)
+        deadline = time.monotonic() + 60 * minutes
+        errors, turns = [], 0
+        wrong: list[str] = []
+        while time.monotonic() < deadline:
+            kind, how = source.choice(KILLS)
+            outcome = bench.strike(kind, how)
+            struck.append(f"{kind} {how}")
+            turns += outcome.turns
+            errors += [] if kind.startswith("decode") else outcome.errors
+            wrong += outcome.wrong
+            print(outcome.row(), flush=True)
+        with Load(plan) as load:
+            time.sleep(SETTLE_S)
+        wrong += wrong_tokens(plan, load.done)
+        errors += [str(turn) for turn in load.done if turn.error]
+        after = usage(shell)
+    problems = [f"wrong answer: {one}" for one in wrong] + [f"failed: {one}" for one in errors]
+    for what in ("processes", "descriptors"):
+        if after[what] > before[what]:
+            problems.append(f"{what}: {before[what]} before, {after[what]} after")
+    if after["memory"] > before["memory"] * (1 + GROWTH):
+        problems.append(f"memory: {before['memory']} bytes before, {after['memory']} after")
+    return {
+        "struck": struck, "turns": turns, "before": before, "after": after, "problems": problems,
+    }  # fmt: skip
+
+
+def machine() -> dict[str, int]:
+    """What a cluster could leave on this machine."""
+    return {
+        "processes": len(psutil.pids()),
+        "shared memory": len(os.listdir("/dev/shm")),
+        "temp folders": sum(1 for path in Path("/tmp").glob("pdc*")),
+    }
+
+
+def usage(shell: Shell) -> dict[str, int]:
+    """What the processes of a cluster use, Ray's idle workers left out."""
+    found = {"processes": 0, "descriptors": 0, "memory": 0}
+    for process in shell.processes():
+        with contextlib.suppress(psutil.Error):
+            if not " ".join(process.cmdline()).startswith("ray::IDLE"):
+                found["processes"] += 1
+                found["descriptors"] += process.num_fds()
+                found["memory"] += process.memory_full_info().pss
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""One full_offload cluster of the tiny model and the load on it, for the whole package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.live_changes.watched import Watched
+from tests.cluster_tools import SMALL, Shell, cluster, free_port
+from tests.dialogues import running_cluster
+from tests.load import Load
+
+FILE = "topologies/full_offload.yaml"
+
+
+@pytest.fixture(scope="package")
+def sets() -> tuple[str, ...]:
+    """What is laid over the topology, by `up` and by `apply`."""
+    return (*SMALL, "--set", f"gateway.port={free_port()}")
+
+
+@pytest.fixture(scope="package")
+def _live(tmp_path_factory: pytest.TempPathFactory, sets: tuple[str, ...]) -> Iterator[Watched]:
+    """One prefill and one decode worker to begin with, under load."""
+    shell = Shell(tmp_path_factory.mktemp("home"))
+    with cluster(shell, FILE, *sets) as up:
+        running = running_cluster(shell, up["name"])
+        with Load(running.plan) as load:
+            live = Watched(shell, up["name"], load)
+            yield live
+    print(f"\n{live.table()}")
+
+
+@pytest.fixture
+def live(_live: Watched) -> Watched:
+    """The shared cluster as the test before left it."""
+    if _live.broken is not None:
+        pytest.skip(f"builds on {_live.broken}, which failed")
+    return _live

@@ -1,0 +1,180 @@
+"""A live cluster under load, and what the load saw of each change."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+
+from pdcache.plan import Plan
+from tests.cluster_tools import Shell, kill, wait_for
+from tests.dialogues import Running, running_cluster
+from tests.load import Load, Turn
+
+TURNS_AFTER = 3
+"""Answers that a change must be followed by before it counts as done."""
+
+
+@dataclass
+class Span:
+    """What one change was, and when it ran."""
+
+    what: str
+    began_s: float
+    ended_s: float = 0.0
+
+    def turns(self, load: Load) -> list[Turn]:
+        """The requests that ran while it did."""
+        return [
+            turn for turn in load.done
+            if turn.ended_s > self.began_s and turn.began_s < self.ended_s
+        ]  # fmt: skip
+
+
+@dataclass
+class Watched:
+    """One cluster, the load on it, and the changes so far.
+
+    Attributes:
+        attached: from when to when every worker had L3; the last one is open.
+        broken: the change that failed; what builds on it is not run.
+    """
+
+    shell: Shell
+    name: str
+    load: Load
+    spans: list[Span] = field(default_factory=list)
+    attached: list[list[float]] = field(default_factory=lambda: [[time.monotonic(), float("inf")]])
+    broken: str | None = None
+
+    @contextmanager
+    def change(self, what: str) -> Iterator[None]:
+        """A change for a with block: the load goes on through it and after it, without an error."""
+        span = Span(what, time.monotonic())
+        self.spans.append(span)
+        try:
+            yield
+            span.ended_s = time.monotonic()
+            self.load.wait_for_turns(TURNS_AFTER, limit_s=60)
+            errors = [str(turn) for turn in span.turns(self.load) if turn.error]
+            assert not errors, f"requests failed during {what}:\n" + "\n".join(errors)
+        except BaseException:
+            span.ended_s = span.ended_s or time.monotonic()
+            self.broken = what
+            raise
+
+    def storage_goes(self) -> None:
+        """From now on some worker may be without L3."""
+        self.attached[-1][1] = time.monotonic()
+
+    def storage_is_back(self) -> None:
+        """From now on every worker has L3."""
+        self.attached.append([time.monotonic(), float("inf")])
+
+    def status(self) -> dict[str, Any]:
+        """The cluster as `status` shows it."""
+        status: dict[str, Any] = self.shell.json("status", self.name)
+        return status
+
+    def running(self) -> Running:
+        """Plan and keys as they are now."""
+        return running_cluster(self.shell, self.name)
+
+    def kill_controller_when(self, change: subprocess.Popen[str], step: str) -> None:
+        """Kill the controller once a change has begun a step; another must take its place."""
+        assert change.stdout is not None
+        seen = []
+        while step not in (line := change.stdout.readline()):
+            seen.append(line)
+            assert line, f"the change ended before {step!r}:\n{''.join(seen)}"
+        (old,) = self._controllers()
+        kill(old)
+        wait_for(lambda: self._controllers() not in ([], [old]), "another controller", limit_s=60)
+
+    def _controllers(self) -> list[int]:
+        found = []
+        for process in self.shell.processes():
+            try:
+                if "ray::Controller" in " ".join(process.cmdline()):
+                    found.append(process.pid)
+            except psutil.Error:
+                continue
+        return found
+
+    def whole_dialogues(self, while_attached: bool) -> list[list[Turn]]:
+        """Dialogues, from first turn to last, that ran while all workers had L3, or the others."""
+        dialogues: list[list[Turn]] = []
+        for session in range(self.load.sessions):
+            for turn in (turn for turn in self.load.done if turn.session == session):
+                if turn.turn == 1:
+                    dialogues.append([])
+                dialogues[-1].append(turn)
+        return [
+            turns for turns in dialogues
+            if while_attached is any(
+                begin <= turns[0].began_s and turns[-1].ended_s <= end
+                for begin, end in self.attached
+            )
+        ]  # fmt: skip
+
+    def table(self) -> str:
+        """A row for each change: how long, how many turns, what was reused of what could be."""
+        rows = [
+            f"{'change':44s} {'s':>6s} {'turns':>5s} {'failed':>6s} {'slowest s':>9s} "
+            f"{'reused/ceiling':>20s}"
+        ]
+        for span in self.spans:
+            turns = span.turns(self.load)
+            failed = sum(turn.error is not None for turn in turns)
+            slowest = max((turn.seconds for turn in turns), default=0.0)
+            rows.append(
+                f"{span.what:44s} {span.ended_s - span.began_s:6.1f} {len(turns):5d} {failed:6d} "
+                f"{slowest:9.1f} {reuse(turns):>20s}"
+            )
+        return "\n".join(rows)
+
+
+def reuse(turns: list[Turn]) -> str:
+    """Cached tokens of later turns over those an unlimited cache could have served."""
+    later = [turn for turn in turns if turn.turn > 1 and turn.error is None]
+    cached, ceiling = sum(turn.cached for turn in later), sum(turn.ceiling for turn in later)
+    return f"{cached}/{ceiling} = {cached / ceiling:.3f}" if ceiling else "-"
+
+
+def places(status: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Pid and incarnation of every process of a cluster."""
+    return {one["name"]: (one["pid"], one["incarnation"]) for one in status["workers"]}
+
+
+def unchanged(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    """Names of processes that are the same in two states of a cluster."""
+    old, new = places(before), places(after)
+    return {name for name in old if new.get(name) == old[name]}
+
+
+def assert_serving(status: dict[str, Any], *, prefill: int, decode: int) -> None:
+    """So many workers of each role, all healthy and in the gateway, and nothing to complain of."""
+    assert status["state"] == "UP", (status["state"], status["reasons"])
+    workers = [one for one in status["workers"] if one["role"] in ("prefill", "decode")]
+    counts = {role: sum(one["role"] == role for one in workers) for role in ("prefill", "decode")}
+    assert counts == {"prefill": prefill, "decode": decode}
+    assert all(one["state"] == "HEALTHY" and one["held"] is None for one in workers), workers
+
+
+def assert_done(change: subprocess.Popen[str], title: str) -> None:
+    """A change that was followed to its end succeeded."""
+    rest = change.communicate(timeout=400)[0]
+    assert change.returncode == 0, rest
+    assert f"DONE {title}" in rest, rest
+
+
+def assert_runs_as_planned(plan: Plan, status: dict[str, Any], worker: str) -> None:
+    """The command line of a worker's process is that of the plan."""
+    pid = places(status)[worker][0]
+    process = next(one for one in plan.processes if one.name == worker)
+    assert psutil.Process(pid).cmdline() == list(process.argv)
