@@ -121,8 +121,11 @@ def _audit(client: ClusterClient, samples: int, seconds: float, json: bool) -> b
         print_json(result.as_json())
     else:
         out.print(_audit_table(result))
-        if not any(sample.tokens_equal is not None for sample in result.samples):
-            _say("nothing was reused, so nothing is audited: these pages have left L1, L2 and L3.")
+    if all(sample.tokens_equal is None for sample in result.samples):
+        _say(
+            "nothing was reused, so nothing is audited: these pages have left L1, L2 and L3, "
+            "or their requests have an extra_key, which events do not tell."
+        )
     return result.audited
 
 

@@ -17,47 +17,58 @@ if TYPE_CHECKING:
     from pdcache.cluster.live import Live
 
 EVERY_S = 2.0
+SETTLED_LOOKS = 3
 HANDED = "sglang:hicache_backup_tokens_total"
 STORED = "sglang:backuped_tokens_total"
 
 
 @dataclass
 class Gap:
-    """Tokens that a prefill handed over to L3 and that did not arrive, as last seen."""
+    """Tokens that a prefill handed over to L3 and that did not arrive.
 
-    handed: float = 0.0
-    lost: float = 0.0
-    pending: float = 0.0
+    What is missing at the first look is no loss of ours to see: the difference also grows while a
+    worker is detached (sglang 0.5.23, run).
+    """
+
+    handed: float
+    lost: float
+    missing: float = 0.0
+    looks: int = 0
 
     def look(self, handed: float, stored: float) -> float:
-        """Tokens lost since the last look.
+        """Tokens that turned out to be lost.
 
-        What is missing while nothing more is handed over is lost; before that it may be on its
-        way. Counters that went back belong to a new incarnation.
+        What is missing while nothing more is handed over, for `SETTLED_LOOKS`, is lost; before
+        that it may be on its way.
         """
-        if handed < self.handed:
-            self.handed, self.lost, self.pending = 0.0, 0.0, 0.0
-        missing = max(0.0, handed - stored - self.lost)
-        settled = min(missing, self.pending) if handed == self.handed else 0.0
-        self.handed, self.pending = handed, missing
-        self.lost += settled
-        return settled
+        missing = handed - stored - self.lost
+        same = handed == self.handed and missing == self.missing
+        self.looks = self.looks + 1 if same else 0
+        self.handed, self.missing = handed, missing
+        if missing <= 0 or self.looks < SETTLED_LOOKS:
+            return 0.0
+        self.lost, self.missing = handed - stored, 0.0
+        return missing
 
 
 async def watch_writes(live: Live) -> None:
     """Look for ever at what every prefill could not write; then mend the chains it broke."""
-    gaps: dict[str, Gap] = {}
+    gaps: dict[tuple[str, int], Gap] = {}
     while True:
         lost: dict[str, float] = {}
         for worker in live.plan.role(Role.PREFILL):
+            key = (worker.name, live.status(worker.name).incarnation)
+            if not has_storage(worker):
+                gaps.pop(key, None)
             if not has_storage(worker) or not live.fleet.is_healthy(worker):
                 continue
             try:
                 seen = await metrics(live.client, worker.url or "")
             except (httpx.HTTPError, ValueError):
                 continue
-            gap = gaps.setdefault(worker.name, Gap())
-            tokens = gap.look(seen.get(HANDED, 0.0), seen.get(STORED, 0.0))
+            handed, stored = seen.get(HANDED, 0.0), seen.get(STORED, 0.0)
+            gap = gaps.setdefault(key, Gap(handed, handed - stored))
+            tokens = gap.look(handed, stored)
             if tokens:
                 lost[worker.name] = tokens
         if lost and KEY not in live.reasons:

@@ -21,7 +21,9 @@ from pdcache.sglang.page_keys import page_hashes
 
 POLL_MS = 250
 CONNECT_LIMIT_S = 2.0
-FROM_THE_FIRST = (0).to_bytes(8, "big")
+QUIET_S = 1.0
+END = -1
+"""The number of the message that ends a replay."""
 
 NO_TOKEN = 1_000_000
 """Ids from here on stand for pictures and sound (sglang 0.5.23 ``MM_PAD_SHIFT_VALUE``)."""
@@ -163,10 +165,9 @@ def listen(
     *,
     on_progress: Callable[[float], None] = lambda elapsed_s: None,
 ) -> None:
-    """Collect events for that long, and first those that a replay port still has.
+    """Collect events for that long, those that replay ports still have among them.
 
-    A replay may miss messages (SGLang's socket drops what a slow reader does not take); live
-    messages and those of a replay overlap. ``blocks`` takes both.
+    Live messages and those of a replay may overlap; ``blocks`` takes both.
 
     Args:
         on_progress: called a few times a second.
@@ -175,23 +176,63 @@ def listen(
     with zmq.Context() as context, contextlib.ExitStack() as stack:
         poller = zmq.Poller()
         live = stack.enter_context(context.socket(zmq.SUB))
+        live.setsockopt(zmq.LINGER, 0)
         live.subscribe(b"")
         poller.register(live, zmq.POLLIN)
+        replays: dict[zmq.SyncSocket, _Replay] = {}
         for own in publishers:
             live.connect(f"tcp://{own.address}:{own.port}")
             if own.replay_port is not None:
                 past = stack.enter_context(context.socket(zmq.DEALER))
-                poller.register(past, zmq.POLLIN)
+                past.setsockopt(zmq.LINGER, 0)
+                past.setsockopt(zmq.RCVHWM, 0)
                 past.connect(f"tcp://{own.address}:{own.replay_port}")
-                past.send_multipart([b"", FROM_THE_FIRST])
-        for each in poller.sockets:
-            each[0].setsockopt(zmq.LINGER, 0)
+                poller.register(past, zmq.POLLIN)
+                replays[past] = _Replay(past)
         while (elapsed_s := time.monotonic() - begin) < seconds:
             for ready, _ in poller.poll(POLL_MS):
-                frames = ready.recv_multipart()
-                if ready is not live:
-                    frames = frames[1:]
-                    if frames[-1:] == [b""]:  # the end of the replay
-                        continue
-                blocks.take(frames)
+                if ready is live:
+                    blocks.take(live.recv_multipart())
+                elif frames := replays[ready].message():
+                    blocks.take(frames)
+            for replay in replays.values():
+                replay.ask_again()
             on_progress(elapsed_s)
+
+
+class _Replay:
+    """What one worker still has, asked for again from the first message that did not come.
+
+    SGLang's socket drops what a reader does not take at once, the end mark as well.
+    """
+
+    def __init__(self, own: zmq.SyncSocket) -> None:
+        self._socket = own
+        self._next: int | None = None
+        self._complete, self._ended = True, False
+        self._ask()
+
+    def message(self) -> list[bytes] | None:
+        """The next message; None for the end of a replay, and for what is none."""
+        self._heard_s = time.monotonic()
+        _, *frames = self._socket.recv_multipart()
+        number = int.from_bytes(frames[1], "big", signed=True) if len(frames) == 3 else 0
+        if number == END:
+            self._ended = self._complete
+            if not self._ended:
+                self._ask()
+            return None
+        if self._next is None or number == self._next:
+            self._next = number + 1
+        elif number > self._next:
+            self._complete = False
+        return frames
+
+    def ask_again(self) -> None:
+        """Ask once more if there was no end and nothing comes."""
+        if not self._ended and time.monotonic() - self._heard_s > QUIET_S:
+            self._ask()
+
+    def _ask(self) -> None:
+        self._complete, self._heard_s = True, time.monotonic()
+        self._socket.send_multipart([b"", (self._next or 0).to_bytes(8, "big")])

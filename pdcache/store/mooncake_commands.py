@@ -9,11 +9,12 @@ import yaml
 from pdcache.topology.stores import MooncakeStore
 
 SSD_CLIENT_TTL_S = 3
+CLIENT_TTL_S = 5
 CLIENT_ENV = {
     # SGLang would otherwise freeze for 90 s on a refused and 603 s on a silent master.
     "MC_STORE_CLIENT_SETUP_RETRIES": "1",
-    "MC_RPC_TIMEOUT_MS": "1500",
-    "MC_RPC_CONNECT_TIMEOUT_MS": "1500",
+    "MC_RPC_TIMEOUT_MS": "1000",
+    "MC_RPC_CONNECT_TIMEOUT_MS": "1000",
     # A stopped segment owner is given up after this instead of after 30 s.
     "MC_TCP_PROGRESS_TIMEOUT_SEC": "5",
     "MC_LOG_LEVEL": "ERROR",
@@ -89,6 +90,9 @@ def master_argv(
         ]
     if store.ssd is not None:
         argv += SSD_MASTER_FLAGS
+    else:
+        # Until then a dead holder's segment is given out for writes, and they fail.
+        argv.append(f"--client_ttl={CLIENT_TTL_S}")
     if quota_file is not None:
         argv += [
             "--enable_multi_tenants=true",

@@ -17,7 +17,7 @@ FILE = "topologies/full_offload.yaml"
 @pytest.fixture(scope="package")
 def sets() -> tuple[str, ...]:
     """What is laid over the topology, by `up` and by `apply`."""
-    return (*SMALL, "--set", f"gateway.port={free_port()}")
+    return (*SMALL, "--set", "name=live-changes", "--set", f"gateway.port={free_port()}")
 
 
 @pytest.fixture(scope="package")
@@ -26,7 +26,7 @@ def _live(tmp_path_factory: pytest.TempPathFactory, sets: tuple[str, ...]) -> It
     shell = Shell(tmp_path_factory.mktemp("home"))
     with cluster(shell, FILE, *sets) as up:
         running = running_cluster(shell, up["name"])
-        with Load(running.plan) as load:
+        with Load(running.plan, think_s=1.0) as load:
             live = Watched(shell, up["name"], load)
             yield live
     print(f"\n{live.table()}")

@@ -14,6 +14,7 @@ import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from pdcache.sglang import kv_events
 from pdcache.sglang.kv_events import NO_TOKEN, Blocks, Publisher, listen
 from pdcache.sglang.page_keys import page_hashes
 
@@ -180,15 +181,25 @@ def test_whole_dialogues_come_back_from_any_shuffle(source: random.Random, turns
     assert heard(*events).chains() == [tuple(tokens)]
 
 
-class StubPublisher:
-    """Publishes messages once somebody has subscribed, and replays others; in a thread."""
+END = [b"", b"\xff" * 8, b""]
 
-    def __init__(self, live: Sequence[list[bytes]], past: Sequence[list[bytes]]) -> None:
+
+class StubPublisher:
+    """Publishes messages once somebody has subscribed, and answers asks for replays; in a thread.
+
+    Attributes:
+        asked: the number of the first message that each ask wants.
+    """
+
+    def __init__(
+        self, live: Sequence[list[bytes]] = (), replays: Sequence[Sequence[list[bytes]]] = ((END,),)
+    ) -> None:
         self.context = zmq.Context()
         self.publish, self.replay = self.context.socket(zmq.XPUB), self.context.socket(zmq.ROUTER)
         ports = [s.bind_to_random_port("tcp://127.0.0.1") for s in (self.publish, self.replay)]
         self.as_publisher = Publisher("prefill-0", "127.0.0.1", *ports)
-        self.live, self.past = live, past
+        self.live, self.replays = live, replays
+        self.asked: list[int] = []
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
@@ -196,24 +207,32 @@ class StubPublisher:
         self.publish.recv()
         for frames in self.live:
             self.publish.send_multipart(frames)
-        client, empty, first = self.replay.recv_multipart()
-        assert (empty, first) == (b"", bytes(8))
-        for frames in [*self.past, [b"", b"\xff" * 8, b""]]:
-            self.replay.send_multipart([client, b"", *frames])
+        for answer in self.replays:
+            client, empty, first = self.replay.recv_multipart()
+            assert empty == b""
+            self.asked.append(int.from_bytes(first, "big"))
+            for frames in answer:
+                self.replay.send_multipart([client, b"", *frames])
 
     def close(self) -> None:
         self.thread.join(5)
+        assert not self.thread.is_alive(), "it was asked less often than expected"
         self.context.destroy(linger=0)
-        assert not self.thread.is_alive()
+
+
+def numbered(number: int, event: Event) -> list[bytes]:
+    """A message of that number."""
+    topic, _, payload = message(event)
+    return [topic, number.to_bytes(8, "big"), payload]
 
 
 def test_what_is_told_live_and_what_is_replayed_are_both_heard() -> None:
     stub = StubPublisher(
         live=[message(stored(HELLO, after=1)), [b"no message"]],
-        past=[message(stored(OTHER)), message(stored(HELLO[:4]))],
+        replays=[[numbered(7, stored(OTHER)), numbered(8, stored(HELLO[:4])), END]],
     )
     blocks, elapsed = Blocks(PAGE), []
-    listen([stub.as_publisher], blocks, 1.0, on_progress=elapsed.append)
+    listen([stub.as_publisher], blocks, 1.5, on_progress=elapsed.append)
     stub.close()
     assert sorted(blocks.chains()) == [HELLO, OTHER]
     assert blocks.unread == 1
@@ -221,10 +240,24 @@ def test_what_is_told_live_and_what_is_replayed_are_both_heard() -> None:
     assert len(elapsed) >= 3
 
 
+def test_messages_that_a_replay_drops_are_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kv_events, "QUIET_S", 0.6)
+    first, second, third = (
+        numbered(at, stored(HELLO[: (at + 1) * PAGE], after=at)) for at in range(3)
+    )
+    # The second message is dropped, then the third with the end, then nothing.
+    stub = StubPublisher(replays=[[first, third, END], [second], [third, END]])
+    blocks = Blocks(PAGE)
+    listen([stub.as_publisher], blocks, 3.0)
+    stub.close()
+    assert stub.asked == [0, 1, 2]
+    assert blocks.chains() == [HELLO]
+
+
 def test_a_publisher_that_is_gone_does_not_answer_and_is_waited_for_in_vain() -> None:
-    stub = StubPublisher(live=[], past=[])
+    stub = StubPublisher()
     assert stub.as_publisher.answers()
-    listen([stub.as_publisher], Blocks(PAGE), 0.3)
+    listen([stub.as_publisher], Blocks(PAGE), 0.5)
     stub.close()
     assert not stub.as_publisher.answers()
     blocks = Blocks(PAGE)

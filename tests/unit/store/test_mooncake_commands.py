@@ -33,6 +33,7 @@ def test_a_master_listens_on_its_nodes_address_only() -> None:
         "--enable_http_metadata_server=false",
         "--put_start_discard_timeout_sec=3",
         "--logtostderr",
+        "--client_ttl=5",
     )
     assert MASTER.rpc == "10.0.0.1:20000"
     assert MASTER.url == "http://10.0.0.1:20001"

@@ -57,7 +57,7 @@ def refusal(text: str, *overrides: str) -> str:
         ),
         (
             SMALLEST + "gateway:\n  zzz: 2",
-            "t.yaml:6: gateway.zzz: unknown key. Known keys here: host, port, key_file, prefill_policy",
+            "t.yaml:6: gateway.zzz: unknown key. Known keys here: host, port, key_file, ",
         ),
     ],
 )
