@@ -20,7 +20,9 @@ from tests.load import Load, wrong_tokens
 
 STOPPED_S = 15.0
 RECOVERY_LIMIT_S = 90.0
-REUSE_BACK_S = 30.0
+COMPARED = 80
+"""Answers that are computed again without reuse: those nearest to the fault."""
+
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGSTOP": signal.SIGSTOP}
 
 WORKERS = ("prefill", "prefill's scheduler", "decode", "decode's scheduler")
@@ -50,6 +52,7 @@ class Outcome:
     ttft_above_s: float | None = None
     reasons: list[str] = field(default_factory=list)
     reuse: float | None = None
+    restarted: list[str] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
 
     def row(self) -> str:
@@ -101,6 +104,7 @@ class Bench:
         outcome = Outcome(kind, how)
         before = Counter(_names(self.shell))
         first_event = self._last_event()
+        pids_before = self._pids()
         with Load(self.plan) as load:
             load.wait_for_turns(9)
             url, pids = self._victim(kind)
@@ -124,7 +128,10 @@ class Bench:
         self._judge(outcome, load, struck_s, recovered_s)
         outcome.reasons = self._degraded_since(first_event)
         wait_for(self.is_up, "the cluster to be UP again", limit_s=RECOVERY_LIMIT_S)
-        outcome.wrong = wrong_tokens(self.plan, load.done)
+        near = sorted(load.done, key=lambda turn: abs(turn.began_s - struck_s))
+        outcome.wrong = wrong_tokens(self.plan, near[:COMPARED])
+        pids_after = self._pids()
+        outcome.restarted = [name for name, pid in pids_before.items() if pids_after[name] != pid]
         outcome.orphans = sorted((Counter(_names(self.shell)) - before).elements())
         return outcome
 
@@ -182,6 +189,9 @@ class Bench:
             elif self._start_of(kind) == start:
                 return False
         return self.is_up()
+
+    def _pids(self) -> dict[str, int]:
+        return {own["name"]: own["pid"] for own in self.status()["workers"]}
 
     def _last_event(self) -> int:
         events = self.shell.json("events", self.name, "-n", "1000")["events"]

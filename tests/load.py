@@ -163,13 +163,16 @@ class Load:
         own.storage = generation.storage
 
 
-def wrong_tokens(plan: Plan, turns: Iterable[Turn], *, limit_s: float = 60.0) -> list[str]:
+def wrong_tokens(
+    plan: Plan, turns: Iterable[Turn], *, limit_s: float = 60.0, at_once: int = 3
+) -> list[str]:
     """Answers that differ from those computed without reuse, a line each."""
-    return asyncio.run(_wrong(plan, [turn for turn in turns if turn.error is None], limit_s))
+    answered = [turn for turn in turns if turn.error is None]
+    return asyncio.run(_wrong(plan, answered, limit_s, at_once))
 
 
-async def _wrong(plan: Plan, turns: list[Turn], limit_s: float) -> list[str]:
-    model, gate = plan.formats["prefill"].served_name, asyncio.Semaphore(3)
+async def _wrong(plan: Plan, turns: list[Turn], limit_s: float, at_once: int) -> list[str]:
+    model, gate = plan.formats["prefill"].served_name, asyncio.Semaphore(at_once)
     wrong: list[str] = []
     async with httpx.AsyncClient(
         timeout=limit_s, trust_env=False, limits=httpx.Limits(keepalive_expiry=2.0)

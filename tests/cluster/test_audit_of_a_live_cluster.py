@@ -49,6 +49,7 @@ def test_dialogues_are_audited_while_they_run(shell: Shell) -> None:
         assert shell.json("status", up["name"])["state"] == "UP"
 
 
+@pytest.mark.soak
 def test_wrong_kv_is_found_in_dialogues_and_degrades_the_cluster(shell: Shell) -> None:
     with cluster(shell, *published(), *OTHER_BYTE_ORDER) as up:
         with Load(running_cluster(shell, up["name"]).plan) as load:

@@ -131,7 +131,7 @@ def answering(address: str, port: int) -> set[str]:
     """Paths that are answered with something else than a refusal."""
     host = f"[{address}]" if ":" in address else address
     found = set()
-    with httpx.Client(base_url=f"http://{host}:{port}", timeout=3, trust_env=False) as client:
+    with httpx.Client(base_url=f"http://{host}:{port}", timeout=1.5, trust_env=False) as client:
         for method, paths in (("GET", GETS), ("POST", POSTS)):
             for path in paths:
                 try:

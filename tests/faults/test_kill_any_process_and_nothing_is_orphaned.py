@@ -50,7 +50,10 @@ def actor(shell: Shell, prefill: dict[str, Any]) -> int:
     return int(prefill["actor_pid"])
 
 
-@pytest.mark.parametrize("victim", [scheduler, supervisor, actor])
+@pytest.mark.parametrize(
+    "victim",
+    [supervisor, *(pytest.param(one, marks=pytest.mark.soak) for one in (scheduler, actor))],
+)
 def test_a_worker_s_tree_goes_as_a_whole_and_down_leaves_nothing(
     shell: Shell, victim: Callable[[Shell, dict[str, Any]], int]
 ) -> None:

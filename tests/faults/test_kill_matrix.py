@@ -11,11 +11,11 @@ import pytest
 
 from tests.cluster_tools import TINY, Shell, cluster, free_port
 from tests.dialogues import running_cluster
-from tests.kills import KINDS, RECOVERY_LIMIT_S, SIGNALS, STORE, Bench, Outcome
+from tests.kills import KINDS, PROCESS, RECOVERY_LIMIT_S, SIGNALS, STORE, Bench, Outcome
 
 QUICK = {
-    ("prefill", "SIGKILL"), ("prefill", "SIGSTOP"), ("decode", "SIGKILL"), ("master", "SIGKILL"),
-    ("holder", "SIGKILL"), ("gateway", "SIGKILL"), ("controller", "SIGKILL"),
+    ("prefill", "SIGSTOP"), ("decode", "SIGKILL"), ("master", "SIGKILL"), ("holder", "SIGKILL"),
+    ("gateway", "SIGKILL"), ("controller", "SIGKILL"),
 }  # fmt: skip
 CASES = [
     pytest.param(kind, how, marks=() if (kind, how) in QUICK else pytest.mark.soak)
@@ -45,6 +45,8 @@ def test_a_fault_under_load_costs_nobody_an_answer(bench: Bench, kind: str, how:
     assert outcome.wrong == []
     assert outcome.orphans == []
     assert len(outcome.errors) <= errors_at_most(outcome), outcome.errors
+    hurt = {PROCESS[kind]} if kind != "controller" else set()
+    assert set(outcome.restarted) <= hurt, "only what was hurt may be started again"
     assert outcome.recovered_s is not None
     assert outcome.recovered_s < RECOVERY_LIMIT_S
     if kind in ("prefill", "decode", "prefill's scheduler", "decode's scheduler"):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cluster.live_changes.watched import Watched
 from tests.cluster_tools import SMALL, Shell, cluster, free_port
-from tests.dialogues import running_cluster
+from tests.controller import Controller
 from tests.load import Load
 
 FILE = "topologies/full_offload.yaml"
@@ -24,11 +24,13 @@ def sets() -> tuple[str, ...]:
 def _live(tmp_path_factory: pytest.TempPathFactory, sets: tuple[str, ...]) -> Iterator[Watched]:
     """One prefill and one decode worker to begin with, under load."""
     shell = Shell(tmp_path_factory.mktemp("home"))
-    with cluster(shell, FILE, *sets) as up:
-        running = running_cluster(shell, up["name"])
-        with Load(running.plan, think_s=1.0) as load:
-            live = Watched(shell, up["name"], load)
-            yield live
+    with (
+        cluster(shell, FILE, *sets) as up,
+        Controller(shell, up["name"]) as controller,
+        Load(controller.running().plan, think_s=1.0) as load,
+    ):
+        live = Watched(shell, up["name"], load, controller)
+        yield live
     print(f"\n{live.table()}")
 
 

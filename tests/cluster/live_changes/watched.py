@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,9 +12,12 @@ from typing import Any
 
 import psutil
 
+from pdcache.cluster.manifest import registered
 from pdcache.plan import Plan
+from pdcache.topology import Role
 from tests.cluster_tools import Shell, kill, wait_for
-from tests.dialogues import Running, running_cluster
+from tests.controller import Controller
+from tests.dialogues import Running
 from tests.load import Load, Turn
 
 TURNS_AFTER = 3
@@ -46,14 +50,17 @@ class Watched:
     Attributes:
         attached: from when to when every worker had L3; the last one is open.
         broken: the change that failed; what builds on it is not run.
+        told: requests that failed and made a test fail.
     """
 
     shell: Shell
     name: str
     load: Load
+    controller: Controller
     spans: list[Span] = field(default_factory=list)
     attached: list[list[float]] = field(default_factory=lambda: [[time.monotonic(), float("inf")]])
     broken: str | None = None
+    told: list[Turn] = field(default_factory=list)
 
     @contextmanager
     def change(self, what: str) -> Iterator[None]:
@@ -62,14 +69,41 @@ class Watched:
         self.spans.append(span)
         try:
             yield
-            span.ended_s = time.monotonic()
-            self.load.wait_for_turns(TURNS_AFTER, limit_s=60)
-            errors = [str(turn) for turn in span.turns(self.load) if turn.error]
-            assert not errors, f"requests failed during {what}:\n" + "\n".join(errors)
         except BaseException:
-            span.ended_s = span.ended_s or time.monotonic()
             self.broken = what
             raise
+        finally:
+            span.ended_s = time.monotonic()
+        self.load.wait_for_turns(TURNS_AFTER, limit_s=60)
+        self.assert_no_request_failed()
+        self.assert_gateway_has_them()
+
+    def assert_gateway_has_them(self) -> None:
+        """The gateway sends to exactly the workers that are healthy and not held."""
+        status, running = self.status(), self.controller.running()
+        wanted = {
+            one["url"] for one in status["workers"]
+            if one["role"] in ("prefill", "decode") and one["state"] == "HEALTHY"
+            and one["held"] is None
+        }  # fmt: skip
+        assert asyncio.run(_registered(running)) == wanted
+
+    def assert_no_request_failed(self) -> None:
+        """Every request that has ended got its answer; each one that did not is told once."""
+        new = [turn for turn in self.load.done if turn.error and turn not in self.told]
+        self.told += new
+        assert not new, "requests failed:\n" + "\n".join(
+            f"{turn}, sent {self._when(turn.began_s)}" for turn in new
+        )
+
+    def _when(self, at_s: float) -> str:
+        before = [span for span in self.spans if span.began_s <= at_s]
+        if not before:
+            return "before any change"
+        last = before[-1]
+        if at_s <= (last.ended_s or at_s):
+            return f"{at_s - last.began_s:.1f} s into {last.what}"
+        return f"{at_s - last.ended_s:.1f} s after {last.what}"
 
     def storage_goes(self) -> None:
         """From now on some worker may be without L3."""
@@ -80,13 +114,17 @@ class Watched:
         self.attached.append([time.monotonic(), float("inf")])
 
     def status(self) -> dict[str, Any]:
-        """The cluster as `status` shows it."""
-        status: dict[str, Any] = self.shell.json("status", self.name)
-        return status
+        """The cluster as `status --json` shows it."""
+        return self.controller.status().as_json()
 
-    def running(self) -> Running:
-        """Plan and keys as they are now."""
-        return running_cluster(self.shell, self.name)
+    def plan(self) -> Plan:
+        """The plan as it is now."""
+        return self.controller.running().plan
+
+    def controllers_so_far(self) -> int:
+        """How many controllers there were."""
+        starts = [one for one in self.controller.events() if one.subject == "controller"]
+        return 1 + sum(one.kind == "restarted" for one in starts)
 
     def kill_controller_when(self, change: subprocess.Popen[str], step: str) -> None:
         """Kill the controller once a change has begun a step; another must take its place."""
@@ -145,6 +183,11 @@ class Watched:
                 f"{slowest:9.1f} {reuse(turns):>20s}"
             )
         return "\n".join(rows)
+
+
+async def _registered(running: Running) -> set[str]:
+    async with running.client(20) as client:
+        return await registered(running.plan.role(Role.GATEWAY)[0], client)
 
 
 def reuse(turns: list[Turn]) -> str:

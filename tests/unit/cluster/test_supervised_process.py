@@ -193,6 +193,33 @@ def test_a_process_that_ignores_sigterm_is_killed_after_its_grace(start: Start) 
     assert not alive(process.pid)
 
 
+def test_a_deaf_process_that_must_end_at_once_gets_no_grace(start: Start) -> None:
+    process = start(READY_AND_DEAF, grace_s=60.0)
+    says(process, "ready")
+    begin = time.monotonic()
+    assert process.stop(at_once=True)
+    assert time.monotonic() - begin < 10
+    assert process.exit_code == -signal.SIGKILL
+    assert not alive(process.pid)
+
+
+def test_a_frozen_tree_is_ended_at_once_with_its_daemon(start: Start) -> None:
+    process = start(WITH_DAEMON, grace_s=60.0)
+    pids = tree(process)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    assert process.stop(at_once=True)
+    assert all_gone(pids)
+    until("the supervisor has followed", lambda: not alive(process.supervisor_pid))
+
+
+def test_ending_at_once_what_has_ended_is_fine(start: Start) -> None:
+    process = start("exit 3")
+    until("it has ended", lambda: not process.running)
+    assert process.stop(at_once=True)
+    assert process.exit_code == 3
+
+
 MAPS_MEMORY = """
 import mmap, os, signal, sys
 with open(sys.argv[1], "w+b") as file:

@@ -109,6 +109,8 @@ def of_type(name: str, kind: Any, limits: list[Any]) -> some.SearchStrategy[Any]
         return _number(name, kind, limits)
     if kind is str:
         pattern = next((one.pattern for one in limits if getattr(one, "pattern", None)), "")
+        if "A-F" in str(pattern):
+            return some.sampled_from(["127.0.0.2", "10.0.0.9", "::1"])
         return ADDRESS if "," in str(pattern) else some.sampled_from(["a", "kv-1", "mlx5_0"])
     raise NotImplementedError(f"{name}: {kind}")
 

@@ -190,3 +190,41 @@ def test_3fs_has_a_metadata_server_unless_one_is_given() -> None:
 )
 def test_a_folder_or_a_store_that_runs_already_takes_no_place(section: str) -> None:
     assert stores(section, 3) == []
+
+
+def test_a_pinned_worker_stays_and_the_others_go_around_it() -> None:
+    text = "prefill: {workers: 3}\ndecode: {workers: 1}"
+    places = where(place(topology(text), nodes(0, 0), {"prefill-0": 1, "prefill-2": 1}))
+    assert places["prefill-0"] == places["prefill-2"] == 1
+    assert places["prefill-1"] == places["decode-0"] == 0
+
+
+def test_gpus_of_a_pinned_worker_are_taken_before_any_other_is_placed() -> None:
+    text = "prefill: {workers: 2, tp: 4}\ndecode: {workers: 1, tp: 4}"
+    places = where(place(topology(text, device="cuda"), nodes(4, 8), {"decode-0": 1}))
+    assert places["decode-0"] == 1
+    assert sorted([places["prefill-0"], places["prefill-1"]]) == [0, 1]
+
+
+def test_a_new_part_of_a_pinned_server_goes_to_another_node() -> None:
+    text = "prefill: {workers: 1, nodes: 2, tp: 16}\ndecode: {workers: 1}"
+    places = where(place(topology(text, device="cuda"), nodes(8, 8, 8), {"prefill-0": 2}))
+    assert places["prefill-0"] == 2
+    assert places["prefill-0-rank-1"] in (0, 1)
+
+
+def test_a_pin_of_a_worker_that_is_not_wanted_takes_no_room() -> None:
+    text = "prefill: {workers: 1, tp: 8}"
+    pinned = {"prefill-7": 0, "gateway": 1}
+    places = where(place(topology(text, device="cuda"), nodes(8, 0), pinned))
+    assert places["prefill-0"] == 0
+    assert places["gateway"] == 0
+
+
+def test_a_server_that_spans_nodes_stays_on_all_of_them() -> None:
+    text = "prefill: {workers: 2, nodes: 2, tp: 8}\ndecode: {workers: 1, tp: 1}"
+    own = topology(text, device="cuda")
+    first = where(place(own, nodes(8, 8, 8)))
+    more = topology(text.replace("workers: 2", "workers: 3"), device="cuda")
+    again = where(place(more, nodes(8, 8, 8), first))
+    assert {name: at for name, at in again.items() if name in first} == first
