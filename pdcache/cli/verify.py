@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +18,7 @@ from pdcache.proof.table import proof_table
 
 if TYPE_CHECKING:
     from pdcache.cluster.client import ClusterClient
+    from pdcache.plan import Plan
     from pdcache.proof.audit import Audit
 
 SAMPLES, SECONDS = 8, 10.0
@@ -69,8 +71,19 @@ def verify_command(
         raise typer.Exit(1)
 
 
-def _prove(client: ClusterClient, json: bool) -> bool:
+def _of_those_in_service(client: ClusterClient) -> Plan:
+    """The plan without workers that are drained or held out of the gateway by a change."""
     plan = client.plan()
+    away = {
+        own.name
+        for own in client.status().workers
+        if own.held is not None or own.state is ProcessState.STOPPED
+    }
+    return replace(plan, processes=tuple(own for own in plan.processes if own.server not in away))
+
+
+def _prove(client: ClusterClient, json: bool) -> bool:
+    plan = _of_those_in_service(client)
     proof = prove(
         plan,
         client.keys(),

@@ -19,7 +19,6 @@ from golden.plans import GOLDEN, MODELS, golden_plan, shipped
 
 from pdcache.cluster.probe import ready
 from pdcache.cluster.supervised import SupervisedProcess, tail
-from pdcache.gateway.smg import manifest
 from pdcache.plan import Plan, build_plan
 from pdcache.plan.process import Process
 from pdcache.sglang_cpu import worker_environment
@@ -223,15 +222,3 @@ def test_a_tenant_that_the_topology_names_can_store_and_others_cannot(tmp_path: 
         put(address, "page", "team-a")
         with pytest.raises(AssertionError, match="put: -1701"):
             put(address, "page", "team-b")
-
-
-def test_a_gateway_started_from_a_plan_is_live_and_leaves_nothing(
-    plan: Plan, tmp_path: Path
-) -> None:
-    gateway = plan.process("gateway")
-    Path(plan.manifest).parent.mkdir(parents=True, exist_ok=True)
-    Path(plan.manifest).write_text(manifest([]))
-    with running(gateway, tmp_path):
-        listing = asked(lambda client: client.get(f"{gateway.url}/workers"))
-        assert listing.status_code == 200
-        assert listing.json()["workers"] == []

@@ -156,7 +156,7 @@ def test_a_change_that_failed_is_finished_once_its_cause_is_gone(
     before, template = live.status(), tmp_path / "plain.jinja"
     with live.change("storage attach that fails, resume"):
         flag = ("--set", f"decode.args.chat_template={template}")
-        live.shell.fails("storage", "attach", *flag)
+        live.shell.fails("storage", "attach", *flag, limit_s=400)
         failed = live.status()
         assert_failed_at(failed, "start decode-0")
         assert unchanged(before, failed) == places(before).keys() - {"decode-0"}
