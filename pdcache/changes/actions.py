@@ -60,8 +60,9 @@ async def drain(live: Live, step: Step, limit_s: float) -> None:
     0.5.23 ``managers/scheduler.py``, ``is_fully_idle``). They are written in order, so those of a
     request of our own are the last ones.
     """
-    worker = step.process
-    if not _runs(live, worker.name):
+    # As it runs now: what it will be may write to L3 though this one does not, or the other way.
+    worker = live.process(step.process.name)
+    if worker is None or not _runs(live, worker.name):
         return
     await admin.flush(live.client, worker, limit_s=limit_s)
     role = Role.DECODE if worker.role is Role.PREFILL else Role.PREFILL
