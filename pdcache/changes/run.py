@@ -14,6 +14,8 @@ from pdcache.errors import PdcacheError
 if TYPE_CHECKING:
     from pdcache.cluster.live import Live
 
+SPARE_S = 5.0
+
 
 async def run_change(live: Live, change: Change) -> None:
     """Run what is left of a change; the first step that fails stops it.
@@ -49,17 +51,24 @@ def roll_back(live_plan_names: set[str], change: Change) -> Change:
 
 async def _run_step(live: Live, change: Change, step: Step) -> bool:
     begin = time.monotonic()
+    reason: str | None = None
     step.state = StepState.RUNNING
     live.save()
     try:
-        await asyncio.wait_for(ACTIONS[step.action](live, step, change.limit_s), change.limit_s)
-    except (PdcacheError, TimeoutError) as error:
-        late = f"not done within {change.limit_s:.0f} s"
-        reason = str(error) if isinstance(error, PdcacheError) else late
+        # An action says itself what it waited for; this limit is for one that does not.
+        limit_s = change.limit_s + SPARE_S
+        await asyncio.wait_for(ACTIONS[step.action](live, step, change.limit_s), limit_s)
+    except PdcacheError as error:
+        reason = str(error)
+    except TimeoutError:
+        reason = f"not done within {change.limit_s:.0f} s"
+    except Exception as error:
+        reason = f"a defect of pdcache: {type(error).__name__}: {error}"
+    if reason is None:
+        step.state = StepState.DONE
+    else:
         step.state = StepState.FAILED
         change.state, change.reason = ChangeState.FAILED, f"{step}: {reason}"
-    else:
-        step.state = StepState.DONE
     step.seconds = round(time.monotonic() - begin, 2)
     live.save()
     return step.state is StepState.DONE

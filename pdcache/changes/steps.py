@@ -71,7 +71,8 @@ def steps_back(change: Change, present: set[str]) -> list[Step]:
     before, _ = change.before
     touched = [step for step in change.steps if step.state is not StepState.TODO]
     back: list[Step] = []
-    for name in dict.fromkeys(step.process.name for step in touched):
+    # The last one first: what was added before others were changed is removed after them.
+    for name in reversed(dict.fromkeys(step.process.name for step in touched)):
         old = _named(before, name)
         own = [step for step in touched if step.process.name == name]
         if old is not None and all(step.action in TAKES_OUT for step in own):

@@ -58,8 +58,11 @@ class Events:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if self._path.exists() and self._path.stat().st_size > FILE_LIMIT:
                 self._path.replace(self._path.with_suffix(".previous.jsonl"))
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(event.as_json()) + "\n")
+            with open(self._path, "ab+") as file:
+                # A line that was cut off must not take this one with it.
+                file.seek(max(0, file.seek(0, 2) - 1))
+                broken = file.read(1) not in (b"", b"\n")
+                file.write(b"\n" * broken + json.dumps(event.as_json()).encode() + b"\n")
         return event
 
     def since(self, number: int) -> list[Event]:

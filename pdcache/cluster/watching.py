@@ -119,7 +119,8 @@ class Watch:
     async def _unwell(self, process: Process, why: str, limit_s: float = HUNG_AFTER_S) -> None:
         """Out of the gateway; after a while it is ended, and so started again."""
         own, now = self._own, time.monotonic()
-        self._ill_since = self._ill_since or now
+        if own.state is ProcessState.HEALTHY or self._ill_since is None:
+            self._ill_since = now
         if own.state is ProcessState.HEALTHY:
             self._live.events.add(self._name, "unhealthy", why, "out of the gateway")
         own.state, own.reason = ProcessState.UNHEALTHY, why

@@ -48,7 +48,7 @@ async def load(client: httpx.AsyncClient, worker: Process) -> Load:
         rows: list[dict[str, Any]] = response.json()["loads"]
     except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
         raise ClusterError(
-            f"does not tell its load: {error or type(error).__name__}.", where=worker.name
+            f"does not tell its load: {str(error) or type(error).__name__}.", where=worker.name
         ) from None
     queued: dict[str, int] = {}
     for row in rows:

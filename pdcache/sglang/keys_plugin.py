@@ -30,7 +30,9 @@ def register() -> None:
         return
     try:
         keys = json.loads(Path(path).read_text())
-        admin, gateway = str(keys["admin"]), keys.get("gateway")
+        admin, gateway = keys["admin"], keys.get("gateway")
+        if not (isinstance(admin, str) and admin):
+            raise ValueError("it holds no admin key")
         from sglang.srt.utils import auth
 
         add = auth.add_api_key_middleware

@@ -85,7 +85,7 @@ async def _until_idle(
             response = await client.request(method, f"{worker.url}{PATH}", json=body, timeout=left)
         except httpx.HTTPError as error:
             raise ClusterError(
-                f"{method} {PATH} failed: {error or type(error).__name__}.", where=worker.name
+                f"{method} {PATH} failed: {str(error) or type(error).__name__}.", where=worker.name
             ) from None
         if response.status_code == 200:
             return

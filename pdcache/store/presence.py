@@ -41,7 +41,7 @@ async def present(
             else:
                 found |= await _in_hf3fs(client, url, keys, ranks)
         except BAD_ANSWERS as error:
-            problems.append(f"{url}: {error or type(error).__name__}")
+            problems.append(f"{url}: {str(error) or type(error).__name__}")
     if len(problems) == len(store.urls):
         raise ClusterError(
             f"the store did not answer a key query: {'; '.join(problems) or store.presence}.",

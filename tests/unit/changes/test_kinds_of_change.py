@@ -112,6 +112,14 @@ def test_taking_l3_away_and_back_restarts_decode_alone() -> None:
     assert kinds(live(), bare) == kinds(bare, live()) == expected
 
 
+def test_a_policy_of_a_worker_without_l3_is_not_sent_to_it() -> None:
+    """A PUT would attach it."""
+    bare = without_storage(live()).process("prefill-0")
+    at = bare.argv.index("--hicache-write-policy") + 1
+    other = replace(bare, argv=(*bare.argv[:at], "write_back", *bare.argv[at + 1 :]))
+    assert kind_of(bare, other) is Kind.STORAGE
+
+
 def test_decode_that_does_not_offload_does_not_care_about_l3() -> None:
     plan = live(topology="prefill_only")
     assert "decode-0" not in kinds(plan, without_storage(plan))

@@ -81,7 +81,7 @@ def test_a_torn_server_goes_out_before_what_is_left_of_it_is_ended(cluster: Clus
     cluster.fleet.tree["prefill-0"] = TORN
     cluster.watch("prefill-0", lambda: is_back(cluster, "prefill-0"))
     assert cluster.fleet.did == ["kill prefill-0", "start prefill-0"]
-    assert cluster.fleet.manifests[1] == WITHOUT_PREFILL_0
+    assert cluster.fleet.known_at_end == {"prefill-0": WITHOUT_PREFILL_0}
     assert cluster.events("prefill-0") == ["died", "restarted"]
 
 
@@ -104,6 +104,16 @@ def test_a_server_that_lost_a_node_is_started_again_on_all_of_them(
     assert cluster.fleet.did[0] == "end prefill-0"
     assert cluster.own("prefill-1").state is ProcessState.HEALTHY
     assert cluster.proved == []
+
+
+def test_a_server_that_is_frozen_on_one_node_is_ended_on_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = golden_plan("deepseek_r1_hf3fs_full_offload_tp16")
+    cluster = watched_cluster(tmp_path, monkeypatch, plan)
+    cluster.fleet.tree["prefill-0-rank-1"] = FROZEN
+    cluster.watch("prefill-0-rank-1", lambda: "end prefill-0" in cluster.fleet.did)
+    assert cluster.fleet.did[:2] == ["kill prefill-0-rank-1", "end prefill-0"]
 
 
 # --- crash loops
@@ -276,6 +286,15 @@ def test_a_late_answer_or_two_are_forgiven(cluster: Cluster) -> None:
                   lambda: goes_well_for(cluster, 60))  # fmt: skip
     assert cluster.events("prefill-0") == []
     assert cluster.fleet.manifests == [ALL]
+
+
+def test_late_answers_are_forgiven_for_ever_if_there_are_others_between(cluster: Cluster) -> None:
+    def answers_and_not() -> bool:
+        cluster.silent = {"prefill-0"} if int(cluster.clock.now_s) % 3 else set()
+        return goes_well_for(cluster, 300)
+
+    cluster.watch("prefill-0", answers_and_not)
+    assert cluster.events("prefill-0") == []
 
 
 def test_a_worker_that_does_not_answer_goes_out_and_after_a_while_is_ended(

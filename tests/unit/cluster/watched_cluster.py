@@ -63,6 +63,7 @@ class WatchedFleet:
         start_errors: what the next starts of a process fail with.
         did: starts and ends, in order.
         manifests: ids of the workers in each manifest that was written.
+        known_at_end: the manifest at the moment in which a process was ended.
     """
 
     def __init__(self, clock: Clock, plan: Plan) -> None:
@@ -80,6 +81,7 @@ class WatchedFleet:
         self.start_errors: dict[str, list[PdcacheError]] = {}
         self.did: list[str] = []
         self.manifests: list[list[str]] = []
+        self.known_at_end: dict[str, list[str]] = {}
 
     def is_healthy(self, process: Process) -> bool:
         return self.statuses[process.name].state is ProcessState.HEALTHY
@@ -119,6 +121,7 @@ class WatchedFleet:
         own = self.statuses[process.name]
         if own.state in (ProcessState.HEALTHY, ProcessState.UNHEALTHY):
             self.did.append(f"{'kill' if at_once else 'end'} {process.name}")
+            self.known_at_end[process.name] = self.manifests[-1]
             own.state, own.reason = ProcessState.DEAD, why
 
     async def log_tail(self, process: Process, lines: int) -> str:

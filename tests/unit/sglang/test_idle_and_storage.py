@@ -70,7 +70,7 @@ NOT_IDLE = httpx.Response(400, text=BUSY)
 
 def test_a_worker_without_requests_is_not_busy() -> None:
     assert loads([{"num_running_reqs": 0, "num_waiting_reqs": 0}]).busy is None
-    assert loads([]).busy is None
+    assert loads([]) == Load(running=0, waiting=0, queued={}, at_s=0.0)
 
 
 def test_a_busy_worker_says_what_it_has_and_only_queues_count() -> None:

@@ -208,7 +208,7 @@ def test_gpus_of_a_pinned_worker_are_taken_before_any_other_is_placed() -> None:
 
 def test_a_new_part_of_a_pinned_server_goes_to_another_node() -> None:
     text = "prefill: {workers: 1, nodes: 2, tp: 16}\ndecode: {workers: 1}"
-    places = where(place(topology(text, device="cuda"), nodes(8, 8, 8), {"prefill-0": 2}))
+    places = where(place(topology(text, device="cuda"), nodes(8, 8, 32), {"prefill-0": 2}))
     assert places["prefill-0"] == 2
     assert places["prefill-0-rank-1"] in (0, 1)
 
