@@ -131,11 +131,14 @@ def answering(address: str, port: int) -> set[str]:
     """Paths that are answered with something else than a refusal."""
     host = f"[{address}]" if ":" in address else address
     found = set()
-    with httpx.Client(base_url=f"http://{host}:{port}", timeout=1.5, trust_env=False) as client:
+    with httpx.Client(base_url=f"http://{host}:{port}", timeout=20, trust_env=False) as client:
         for method, paths in (("GET", GETS), ("POST", POSTS)):
             for path in paths:
                 try:
-                    answer = client.request(method, path, json={} if method == "POST" else None)
+                    answer = client.request(
+                        method, path, json={} if method == "POST" else None,
+                        timeout=3 if path == GETS[0] else 20,
+                    )  # fmt: skip
                 except httpx.RequestError:
                     if not found and path == GETS[0]:
                         return found  # it speaks no HTTP
