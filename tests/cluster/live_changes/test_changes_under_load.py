@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pdcache.changes.kinds import has_storage
 from pdcache.plan import Plan, Process
 from pdcache.plan.portable import flags
@@ -150,6 +152,7 @@ def test_storage_is_detached_though_the_controller_is_killed_meanwhile(live: Wat
     assert sum(turn.storage for turn in detached) == 0
 
 
+@pytest.mark.soak
 def test_a_change_that_failed_is_finished_once_its_cause_is_gone(
     live: Watched, tmp_path: Path
 ) -> None:
@@ -160,7 +163,7 @@ def test_a_change_that_failed_is_finished_once_its_cause_is_gone(
         failed = live.status()
         assert_failed_at(failed, "start decode-0")
         assert unchanged(before, failed) == places(before).keys() - {"decode-0"}
-        assert "change --resume" in live.shell.fails("restart", "decode-1")
+        assert "change --resume" in live.shell.fails("scale", "decode=3")
         template.write_text(TEMPLATE)
         live.shell.ok("change", "--resume")
         after = live.status()
@@ -174,6 +177,7 @@ def test_a_change_that_failed_is_finished_once_its_cause_is_gone(
         assert_runs_as_planned(live.plan(), after, worker.name)
 
 
+@pytest.mark.soak
 def test_workers_are_removed_after_their_last_request(live: Watched) -> None:
     live.load.wait_for_turns(18)
     before = live.status()
@@ -187,6 +191,7 @@ def test_workers_are_removed_after_their_last_request(live: Watched) -> None:
     assert not left & {places(before)[name][0] for name in gone}
 
 
+@pytest.mark.soak
 def test_no_request_failed_no_token_differs_and_later_turns_reached_their_ceiling(
     live: Watched,
 ) -> None:
