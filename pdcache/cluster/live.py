@@ -21,6 +21,7 @@ from pdcache.topology.schema import WORKER_ROLES, Role
 
 POLL_S = 0.2
 PROBE_LIMIT_S = 5.0
+LOOK_LIMIT_S = 1.0
 GATEWAY_REMOVAL_S = 5.7
 
 
@@ -42,6 +43,8 @@ class Live:
         self.desired = desired
         self.fleet = fleet
         self.client = self.new_client(PROBE_LIMIT_S)
+        # While a probe waits nobody looks whether the process is frozen.
+        self.prober = self.new_client(LOOK_LIMIT_S)
         self.events = events
         self.reasons: dict[str, str] = {}
         self._manifest = ""

@@ -14,7 +14,7 @@ from tests.dialogues import running_cluster
 from tests.kills import KINDS, PROCESS, RECOVERY_LIMIT_S, SIGNALS, STORE, Bench, Outcome
 
 QUICK = {
-    ("prefill", "SIGSTOP"), ("decode", "SIGKILL"), ("master", "SIGKILL"), ("holder", "SIGKILL"),
+    ("prefill", "SIGKILL"), ("decode", "SIGKILL"), ("master", "SIGKILL"), ("holder", "SIGKILL"),
     ("gateway", "SIGKILL"), ("controller", "SIGKILL"),
 }  # fmt: skip
 CASES = [

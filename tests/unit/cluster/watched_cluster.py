@@ -159,6 +159,7 @@ class Cluster:
         desired = KeptDesired(plan, shipped("full_offload"), Keys("admin"), serving=True)
         self.live = Live("demo", desired, self.fleet, Events(folder / "events.jsonl"))
         self.live.client = httpx.AsyncClient(transport=httpx.MockTransport(self._answer))
+        self.live.prober = self.live.client
 
     async def prove(self, live: Live, worker: Process, client: httpx.AsyncClient) -> None:
         """In place of the canaries."""
