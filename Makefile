@@ -26,7 +26,8 @@ test-fast: setup ## Run the unit tests only
 	@$(PYTHON_VENV) -m pytest tests/unit
 
 soak: setup ## Every fault, 24 cycles of up and down, 30 minutes of random kills (an hour and a half)
-	@$(PYTHON_VENV) -m pytest -m "soak or not soak" tests/faults tests/cluster/live_changes
+	@$(PYTHON_VENV) -m pytest -m "soak or not soak" tests/faults tests/cluster/live_changes \
+		tests/cluster/test_without_the_key.py
 	@$(PYTHON_VENV) scripts/soak.py
 
 matrix: setup ## Prove every storage backend, mode and layout (an hour); writes docs/matrix.md

@@ -35,6 +35,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     return Shell(tmp_path_factory.mktemp("home"))
 
 
+@pytest.mark.soak
 def test_nothing_answers_without_the_key_beyond_what_the_docs_say(
     shell: Shell, tmp_path: Path
 ) -> None:

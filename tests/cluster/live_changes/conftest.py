@@ -12,12 +12,18 @@ from tests.controller import Controller
 from tests.load import Load
 
 FILE = "topologies/full_offload.yaml"
+PORTS = (
+    "prefill.port=21050", "prefill.bootstrap_port=20650", "decode.port=21060",
+    "store.port=20660", "store.metrics_port=20670",
+)  # fmt: skip
+"""Given ones, so that no other cluster of this machine takes the next while this one grows."""
 
 
 @pytest.fixture(scope="package")
 def sets() -> tuple[str, ...]:
     """What is laid over the topology, by `up` and by `apply`."""
-    return (*SMALL, "--set", "name=live-changes", "--set", f"gateway.port={free_port()}")
+    values = ("name=live-changes", f"gateway.port={free_port()}", *PORTS)
+    return (*SMALL, *(word for value in values for word in ("--set", value)))
 
 
 @pytest.fixture(scope="package")
