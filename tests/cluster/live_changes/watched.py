@@ -23,9 +23,6 @@ from tests.load import Load, Turn
 TURNS_AFTER = 3
 """Answers that a change must be followed by before it counts as done."""
 
-SAMPLE = 25
-"""Turns of a change that are computed again without reuse."""
-
 
 @dataclass
 class Span:
@@ -162,11 +159,6 @@ class Watched:
                 for begin, end in self.attached
             )
         ]  # fmt: skip
-
-    def sample(self, span: Span) -> list[Turn]:
-        """Turns that reused something while a change ran, evenly spread; not too many to redo."""
-        reused = [turn for turn in span.turns(self.load) if turn.cached]
-        return reused[:: max(1, len(reused) // SAMPLE)]
 
     def table(self) -> str:
         """A row for each change: how long, how many turns, what was reused of what could be."""
