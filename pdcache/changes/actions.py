@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pdcache.changes.change import Step
 from pdcache.changes.kinds import BACKEND, OPTIONS, PREFETCH, WRITE, has_storage
+from pdcache.changes.steps import DEFINE
 from pdcache.cluster.readmission import prove_again
 from pdcache.cluster.states import ProcessState
 from pdcache.errors import ClusterError
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from pdcache.cluster.live import Live
 
 POLL_S = 0.25
+QUIET_LIMIT_S = 5.0
+"""How long a worker may take to be idle by itself before it is taken out for that."""
+
 QUIET_LOOKS = 3
 """Looks in a row at which a worker must be idle."""
 
@@ -98,43 +102,60 @@ async def attach(live: Live, step: Step, limit_s: float) -> None:
 
 
 async def policies(live: Live, step: Step, limit_s: float) -> None:
-    """Change the prefetch and write policies of a worker that stays attached."""
-    await storage.attach(live.client, step.process, _settings(step.process), limit_s=limit_s)
-    define(live, step.process)
+    """Change the prefetch and write policies of a worker that stays attached.
+
+    SGLang does it while nothing runs there: a worker that is not idle by itself soon is taken out
+    for a moment, if there is another one.
+    """
+    worker = step.process
+    others = [own for own in live.serving(worker.role) if own.name != worker.name]
+    try:
+        await idle(live, step, min(limit_s, QUIET_LIMIT_S) if others else limit_s)
+        await storage.attach(live.client, worker, _settings(worker), limit_s=QUIET_LIMIT_S)
+    except ClusterError:
+        if not others:
+            raise
+        await hold(live, step, limit_s)
+        await idle(live, step, limit_s)
+        await storage.attach(live.client, worker, _settings(worker), limit_s=limit_s)
+        await release(live, step, limit_s)
+    define(live, worker)
 
 
 async def stop(live: Live, step: Step, limit_s: float) -> None:
-    """End the process; nobody starts it again but a change."""
-    name = step.process.name
-    if name not in live.desired.stopped:
-        live.desired.stopped.append(name)
-        live.save()
-    if (process := live.process(name)) is not None:
-        await live.fleet.remove(process, forget=False)
-        live.events.add(name, "stopped", "by a change", "")
+    """End its processes; nobody starts them again but a change."""
+    names = [own.name for own in step.processes]
+    live.desired.stopped = [*dict.fromkeys([*live.desired.stopped, *names])]
+    live.save()
+    running = [own for name in names if (own := live.process(name)) is not None]
+    await asyncio.gather(*(live.fleet.remove(process, forget=False) for process in running))
+    live.events.add(step.process.name, "stopped", "by a change", "")
 
 
 async def enter(live: Live, step: Step, limit_s: float) -> None:
-    """A new process becomes a part of the cluster; the gateway does not get it yet."""
+    """A new server becomes a part of the cluster; the gateway does not get it yet."""
+    names = [own.name for own in step.processes]
     live.desired.held[step.process.name] = "not proved yet"
-    live.desired.stopped = [*{*live.desired.stopped, step.process.name}]
-    define(live, step.process)
-    live.status(step.process.name).state = ProcessState.STOPPED
+    live.desired.stopped = [*dict.fromkeys([*live.desired.stopped, *names])]
+    for process in step.processes:
+        define(live, process)
+        live.status(process.name).state = ProcessState.STOPPED
     live.save()
 
 
 async def start(live: Live, step: Step, limit_s: float) -> None:
-    """Start the process as the new plan has it."""
-    name = step.process.name
-    define(live, step.process)
-    if live.status(name).state is not ProcessState.HEALTHY:
-        try:
-            await live.start(step.process)
-        except ClusterError:
-            # Left to the change: the watch would start it again and again.
-            await live.fleet.remove(step.process, forget=False)
-            raise
-    live.desired.stopped = [other for other in live.desired.stopped if other != name]
+    """Start its processes as the new plan has them, all at once: they wait for each other."""
+    for process in step.processes:
+        define(live, process)
+    waiting = [own for own in step.processes if not live.fleet.is_healthy(own)]
+    found = await asyncio.gather(*(live.start(own) for own in waiting), return_exceptions=True)
+    failures = [one for one in found if isinstance(one, BaseException)]
+    if failures:
+        # Left to the change: the watch would start them again and again.
+        await asyncio.gather(*(live.fleet.remove(own, forget=False) for own in step.processes))
+        raise failures[0]
+    names = {own.name for own in step.processes}
+    live.desired.stopped = [other for other in live.desired.stopped if other not in names]
     live.save()
 
 
@@ -152,15 +173,21 @@ async def release(live: Live, step: Step, limit_s: float) -> None:
 
 async def remove(live: Live, step: Step, limit_s: float) -> None:
     """End the process; it is no longer a part of the cluster."""
-    await live.fleet.remove(step.process, forget=True)
-    own = live.desired
+    await asyncio.gather(*(live.fleet.remove(own, forget=True) for own in step.processes))
+    own, names = live.desired, {process.name for process in step.processes}
     own.plan = replace(
-        own.plan, processes=tuple(p for p in own.plan.processes if p.name != step.process.name)
+        own.plan, processes=tuple(p for p in own.plan.processes if p.name not in names)
     )
     own.held.pop(step.process.name, None)
-    own.stopped = [other for other in own.stopped if other != step.process.name]
+    own.stopped = [other for other in own.stopped if other not in names]
     live.events.add(step.process.name, "removed", "by a change", "")
     live.save()
+
+
+async def told(live: Live, step: Step, limit_s: float) -> None:
+    """How a server that does not run is started the next time."""
+    for process in step.processes:
+        define(live, process)
 
 
 async def replace_gateway(live: Live, step: Step, limit_s: float) -> None:
@@ -176,7 +203,7 @@ async def replace_gateway(live: Live, step: Step, limit_s: float) -> None:
 ACTIONS: dict[str, Action] = {
     "hold": hold, "idle": idle, "drain": drain, "detach": detach, "attach": attach,
     "policies": policies, "stop": stop, "enter": enter, "start": start, "prove": prove,
-    "release": release, "remove": remove, "replace": replace_gateway,
+    "release": release, "remove": remove, "replace": replace_gateway, DEFINE: told,
 }  # fmt: skip
 
 

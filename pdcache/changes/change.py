@@ -32,20 +32,28 @@ class ChangeState(StrEnum):
 
 @dataclass
 class Step:
-    """One idempotent action on one process.
+    """One idempotent action on one server.
 
     Attributes:
         action: a name of `pdcache.changes.actions`.
-        process: the process afterwards, as the plan will have it.
+        process: the process afterwards, as the plan will have it; of a server that spans nodes
+            that of rank 0.
         before: the process as it was; None when the change adds it.
+        others: the further ranks of its server, afterwards.
         seconds: how long it took.
     """
 
     action: str
     process: Process
     before: Process | None = None
+    others: tuple[Process, ...] = ()
     state: StepState = StepState.TODO
     seconds: float = 0.0
+
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        """All processes of the server, that of rank 0 first."""
+        return (self.process, *self.others)
 
     def __str__(self) -> str:
         return f"{self.action} {self.process.name}"

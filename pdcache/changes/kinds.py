@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from enum import StrEnum
 
@@ -72,13 +73,23 @@ def refuse_impossible(before: Plan, after: Plan) -> None:
                     f"{getattr(new, key)}): old and new workers could not exchange KV.",
                     where=role, remedy=remedy,
                 )  # fmt: skip
-    same = (("name", "the name"), ("mode", "the mode"), ("model_path", "the model"))
+    same = (
+        ("name", "the name"), ("mode", "the mode"), ("model_path", "the model"),
+        ("endpoint", "the gateway's address"),
+    )  # fmt: skip
     for key, what in same:
         if getattr(before, key) != getattr(after, key):
             raise ClusterError(f"{what} cannot change while the cluster serves.", remedy=remedy)
+    ranks = [Counter(own.server for own in plan.processes) for plan in (before, after)]
+    for server in ranks[0].keys() & ranks[1].keys():
+        if ranks[0][server] != ranks[1][server]:
+            raise ClusterError(
+                "how many nodes a server spans cannot change while the cluster serves.",
+                where=server, remedy=remedy,
+            )  # fmt: skip
     old_store = {process.name: process for process in before.role(Role.STORE)}
     new_store = {process.name: process for process in after.role(Role.STORE)}
-    for name in {*old_store, *new_store}:
+    for name in dict.fromkeys([*old_store, *new_store]):
         if kind_of(old_store.get(name), new_store.get(name)) is not Kind.NOTHING:
             raise ClusterError(
                 "the store cannot change while workers are attached to it.",

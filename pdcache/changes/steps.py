@@ -1,6 +1,8 @@
-"""From two plans to steps: prefill first, then decode, one worker after the other."""
+"""From two plans to steps: prefill first, then decode, one server after the other."""
 
 from __future__ import annotations
+
+from itertools import zip_longest
 
 from pdcache.changes.change import Change, Step, StepState
 from pdcache.changes.kinds import Kind, has_storage, kind_of
@@ -8,58 +10,66 @@ from pdcache.errors import ClusterError
 from pdcache.plan.process import Plan, Process
 from pdcache.topology.schema import WORKER_ROLES, Role
 
+DEFINE = "define"
 TAKES_OUT = {"hold", "idle", "drain"}
 """Actions that leave the process itself as it was."""
 
 
 def steps_between(
-    before: Plan, after: Plan, *, restart: frozenset[str] = frozenset()
+    before: Plan,
+    after: Plan,
+    *,
+    restart: frozenset[str] = frozenset(),
+    stopped: frozenset[str] = frozenset(),
 ) -> list[Step]:
     """Steps that lead from one plan to another.
 
     Args:
-        restart: processes that are restarted though nothing about them changes.
+        restart: servers that are restarted though nothing about them changes.
+        stopped: servers that are out of service, and stay so unless they are in ``restart``.
     """
-    names = [*dict.fromkeys(own.name for own in (*before.processes, *after.processes))]
-    rows = [(_named(before, name), _named(after, name), name) for name in names]
+    names = [*dict.fromkeys(own.server for own in (*before.processes, *after.processes))]
+    rows = [(parts(before, name), parts(after, name), name) for name in names]
     steps: list[Step] = []
     for wanted in (Kind.ADD, None, Kind.REMOVE):
         for role in (*WORKER_ROLES, Role.GATEWAY):
             for old, new, name in rows:
-                process = new or old
-                assert process is not None
-                kind = kind_of(old, new)
+                kind = _strongest(old, new)
                 if kind is Kind.NOTHING and name in restart:
                     kind = Kind.RESTART
                 phase = kind if kind in (Kind.ADD, Kind.REMOVE) else None
-                if process.role is role and phase is wanted:
+                if (new or old)[0].role is not role or phase is not wanted:
+                    continue
+                if phase is None and name in stopped - restart:
+                    steps += _told(old, new) if kind is not Kind.NOTHING else []
+                else:
                     steps += steps_for(old, new, kind)
     return steps
 
 
-def steps_for(before: Process | None, after: Process | None, kind: Kind) -> list[Step]:
-    """Steps for one process."""
-    process = after or before
-    assert process is not None
+def parts(plan: Plan, server: str) -> tuple[Process, ...]:
+    """The processes of one server, that of rank 0 first."""
+    return tuple(own for own in plan.processes if own.server == server)
+
+
+def steps_for(before: tuple[Process, ...], after: tuple[Process, ...], kind: Kind) -> list[Step]:
+    """Steps for one server, whose processes are started and stopped together."""
     actions: tuple[str, ...] = {
         Kind.NOTHING: (),
         Kind.POLICIES: ("policies",),
-        Kind.STORAGE: ("hold", "idle", *_storage(before, after), "prove", "release"),
+        Kind.STORAGE: ("hold", "idle", *_storage(before[:1], after[:1]), "prove", "release"),
         Kind.RESTART: ("hold", "drain", "stop", "start", "prove", "release"),
         Kind.ADD: ("enter", "start", "prove", "release"),
         Kind.REMOVE: ("hold", "drain", "remove"),
     }[kind]
-    if process.role is Role.GATEWAY:
+    if (after or before)[0].role is Role.GATEWAY:
         actions = ("replace",) if actions else ()
-    elif process.rank:
-        # Further nodes of a server have no requests of their own: they follow its rank 0.
-        actions = tuple(name for name in actions if name in ("enter", "stop", "start", "remove"))
-    return [Step(action, process, before) for action in actions]
+    return [_step(action, before, after) for action in actions]
 
 
-def drain_steps(worker: Process) -> list[Step]:
-    """Steps that take a worker out of service; it stays a part of the cluster."""
-    return [Step(action, worker, worker) for action in ("hold", "drain", "stop")]
+def drain_steps(server: tuple[Process, ...]) -> list[Step]:
+    """Steps that take a server out of service; it stays a part of the cluster."""
+    return [_step(action, server, server) for action in ("hold", "drain", "stop")]
 
 
 def steps_back(change: Change, present: set[str]) -> list[Step]:
@@ -73,27 +83,43 @@ def steps_back(change: Change, present: set[str]) -> list[Step]:
     back: list[Step] = []
     # The last one first: what was added before others were changed is removed after them.
     for name in reversed(dict.fromkeys(step.process.name for step in touched)):
-        old = _named(before, name)
+        old = parts(before, name)
         own = [step for step in touched if step.process.name == name]
-        if old is not None and all(step.action in TAKES_OUT for step in own):
-            back.append(Step("release", old, old))
-        elif old is not None:
-            kind = kind_of(own[0].process, old)
+        now = own[0].processes
+        if old and all(step.action in TAKES_OUT for step in own):
+            back.append(_step("release", old, old))
+        elif old and own[0].action == DEFINE:
+            back += _told(now, old)
+        elif old:
+            kind = _strongest(now, old)
             kind = Kind.RESTART if kind is Kind.NOTHING else kind
-            back += steps_for(own[0].process, old, Kind.ADD if name not in present else kind)
+            back += steps_for(now, old, Kind.ADD if name not in present else kind)
         elif name in present:
-            back += steps_for(own[0].process, None, Kind.REMOVE)
+            back += steps_for(now, (), Kind.REMOVE)
     return back
 
 
-def _storage(before: Process | None, after: Process | None) -> tuple[str, ...]:
-    detach = ("detach",) if before is not None and has_storage(before) else ()
-    attach = ("attach",) if after is not None and has_storage(after) else ()
+def _strongest(before: tuple[Process, ...], after: tuple[Process, ...]) -> Kind:
+    """The least that makes one server of the other: what its process that needs most needs."""
+    order = list(Kind)
+    kinds = (kind_of(old, new) for old, new in zip_longest(before, after))
+    return max(kinds, key=order.index)
+
+
+def _told(before: tuple[Process, ...], after: tuple[Process, ...]) -> list[Step]:
+    """A server that does not run only learns how it is started the next time."""
+    return [_step(DEFINE, before, after)]
+
+
+def _step(action: str, before: tuple[Process, ...], after: tuple[Process, ...]) -> Step:
+    process, *others = after or before
+    return Step(action, process, before[0] if before else None, tuple(others))
+
+
+def _storage(before: tuple[Process, ...], after: tuple[Process, ...]) -> tuple[str, ...]:
+    detach = ("detach",) if before and has_storage(before[0]) else ()
+    attach = ("attach",) if after and has_storage(after[0]) else ()
     return (*detach, *attach)
-
-
-def _named(plan: Plan, name: str) -> Process | None:
-    return next((own for own in plan.processes if own.name == name), None)
 
 
 def refuse_outage(plan: Plan, steps: list[Step], serving: set[str]) -> None:

@@ -10,7 +10,7 @@ import yaml
 from pdcache.changes.change import Change, ChangeState
 from pdcache.changes.kinds import has_storage, refuse_impossible, without_storage
 from pdcache.changes.run import roll_back
-from pdcache.changes.steps import drain_steps, refuse_outage, steps_between
+from pdcache.changes.steps import drain_steps, parts, refuse_outage, steps_between
 from pdcache.checks import check
 from pdcache.cli.follow import follow
 from pdcache.cli.gather import gather
@@ -103,7 +103,8 @@ def drain_command(
     """
     client = ClusterClient(the_record(name))
     own = client.desired()
-    steps = [step for part in parts(own.plan, worker) for step in drain_steps(part)]
+    refuse_another(own)
+    steps = drain_steps(server(own.plan, worker))
     if not allow_outage:
         refuse_outage(own.plan, steps, serving(client, own))
     change = Change(
@@ -127,10 +128,11 @@ def restart_command(
     """
     client = ClusterClient(the_record(name))
     own = client.desired()
+    refuse_another(own)
     if target in WORKER_ROLES:
-        names = {part.name for part in own.plan.processes if part.role.value == target}
+        names = {part.server for part in own.plan.processes if part.role.value == target}
     else:
-        names = {part.name for part in parts(own.plan, target)}
+        names = {server(own.plan, target)[0].server}
     steps = steps_between(own.plan, own.plan, restart=frozenset(names))
     if not allow_outage:
         refuse_outage(own.plan, steps, serving(client, own))
@@ -195,8 +197,13 @@ def change_to(
         ClusterError: it cannot be done while the cluster serves.
     """
     own = client.desired()
-    if own.change is not None:
-        own.change.refuse_another()
+    refuse_another(own)
+    if topology.gateway.key_file != own.topology.gateway.key_file:
+        raise ClusterError(
+            "the gateway's key cannot change while the cluster serves.",
+            where="gateway.key_file",
+            remedy=f"`pdcache down {own.plan.name}`, then bring the new topology up.",
+        )
     facts = gather(topology, nodes=client.nodes(), port_free=port_is_free)
     findings = check(topology, facts, skip=skip_check)
     print_findings(findings, err)
@@ -209,7 +216,7 @@ def change_to(
         detached = not any(has_storage(worker) for worker in own.plan.role(Role.PREFILL))
     if detached:
         plan = without_storage(plan)
-    steps = steps_between(own.plan, plan)
+    steps = steps_between(own.plan, plan, stopped=frozenset(own.stopped))
     if not allow_outage:
         refuse_outage(own.plan, steps, serving(client, own))
     return Change(title, steps, plan, topology, (own.plan, own.topology), limit_s)
@@ -221,15 +228,21 @@ def overlaid(own: Desired, overrides: list[str]) -> Topology:
     return parse_topology(text, source=own.plan.name, overrides=overrides)
 
 
-def parts(plan: Plan, worker: str) -> list[Process]:
+def refuse_another(own: Desired) -> None:
+    """Only one change at a time; see `Change.refuse_another`."""
+    if own.change is not None:
+        own.change.refuse_another()
+
+
+def server(plan: Plan, worker: str) -> tuple[Process, ...]:
     """The processes of one server, or the gateway.
 
     Raises:
         ClusterError: there is no such worker.
     """
     known = [own for own in plan.processes if own.role is not Role.STORE]
-    found = [own for own in known if own.server == worker]
-    if not found:
+    found = parts(plan, worker)
+    if not found or found[0] not in known:
         names = ", ".join(dict.fromkeys(own.server for own in known))
         raise ClusterError(f"no worker is named {worker!r}.", remedy=f"Workers: {names}.")
     return found
@@ -243,7 +256,7 @@ def serving(client: ClusterClient, own: Desired) -> set[str]:
 
 def run(client: ClusterClient, change: Change, *, json: bool, dry_run: bool = False) -> None:
     """Start a change and tell how it goes, until it ends. Exit 1 when it failed."""
-    if not change.steps:
+    if not change.steps and change.topology == change.before[1]:
         client.close()
         if json:
             print_json({"schema": 1, "change": change.as_json()})

@@ -28,4 +28,6 @@ AllowOutage = Annotated[
     bool,
     typer.Option("--allow-outage", help="Even when a role is without a worker for a while."),
 ]
-Limit = Annotated[float, typer.Option("--timeout", metavar="S", help="Seconds for each step.")]
+Limit = Annotated[
+    float, typer.Option("--timeout", metavar="S", min=1.0, help="Seconds for each step.")
+]

@@ -75,6 +75,7 @@ def policies_command(
         str | None,
         typer.Option("--write", help="write_through, write_back or write_through_selective."),
     ] = None,
+    skip_check: SkipCheck = None,
     timeout: Limit = 600.0,
     json: Json = False,
 ) -> None:
@@ -91,7 +92,8 @@ def policies_command(
     client = ClusterClient(the_record(name))
     topology = overlaid(client.desired(), overrides)
     title = " ".join(["storage policies", *overrides])
-    run(client, change_to(client, topology, title, [], False, timeout), json=json)
+    change = change_to(client, topology, title, skip_check or [], False, timeout)
+    run(client, change, json=json)
 
 
 @app.command("status")

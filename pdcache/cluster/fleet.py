@@ -38,6 +38,7 @@ class Fleet:
         self._id = cluster_id
         self._actors: dict[str, Any] = {}
         self._trees: dict[str, TreeState] = {}
+        self._starting: dict[str, asyncio.Lock] = {}
         self._temp = self._logs = ""
         self.statuses: dict[str, ProcessStatus] = {}
 
@@ -105,29 +106,37 @@ class Fleet:
             before_admission: awaited between ready and HEALTHY; what it raises is a failed start.
 
         Raises:
-            ClusterError: it died, or was not healthy in ``process.start_s``.
+            ClusterError: it died, was not healthy in ``process.start_s``, or was stopped meanwhile.
         """
         own = self.statuses[process.name]
-        adopted = own.state is ProcessState.STARTING
-        own.state, own.reason = ProcessState.STARTING, None
-        begin = time.monotonic()
-        try:
-            actor = await self._actor(process)
-            if not adopted:
-                self._take(own, await self._call(actor.start.remote(own.incarnation + 1, process)))
-            await self._wait_ready(process, client, begin)
-            if before_admission is not None:
-                await before_admission()
-        except ClusterError as error:
-            own.state, own.reason = ProcessState.DEAD, str(error)
-            raise
-        own.state, own.reason = ProcessState.HEALTHY, None
-        own.started_in_s = round(time.monotonic() - begin, 2)
+        async with self._starting.setdefault(process.name, asyncio.Lock()):
+            if own.state is ProcessState.HEALTHY:
+                return
+            adopted = own.state is ProcessState.STARTING
+            own.state, own.reason = ProcessState.STARTING, None
+            begin = time.monotonic()
+            try:
+                actor = await self._actor(process)
+                if not adopted:
+                    vitals = await self._call(actor.start.remote(own.incarnation + 1, process))
+                    self._take(own, vitals)
+                await self._wait_ready(process, client, begin)
+                if before_admission is not None:
+                    await before_admission()
+                self._refuse_stopped(process)
+            except Exception as error:
+                if own.state is ProcessState.STARTING:
+                    own.state, own.reason = ProcessState.DEAD, str(error) or type(error).__name__
+                raise
+            own.state, own.reason = ProcessState.HEALTHY, None
+            own.started_in_s = round(time.monotonic() - begin, 2)
 
     async def _wait_ready(self, process: Process, client: httpx.AsyncClient, begin: float) -> None:
         own = self.statuses[process.name]
         while True:
-            missing = own.reason = await ready(process, client)
+            missing = await ready(process, client)
+            self._refuse_stopped(process)
+            own.reason = missing
             vitals: Vitals = await self._call(self._actors[process.name].vitals.remote())
             if not vitals.running:
                 raise await self.failure(
@@ -140,6 +149,11 @@ class Fleet:
             if missing is None:
                 return
             await asyncio.sleep(POLL_S)
+
+    def _refuse_stopped(self, process: Process) -> None:
+        own = self.statuses.get(process.name)
+        if own is None or own.state is not ProcessState.STARTING:
+            raise ClusterError("was stopped during its start.", where=process.name)
 
     async def changed(self, process: Process, limit_s: float) -> Vitals:
         """The vitals of a process as soon as they change, or after ``limit_s``.

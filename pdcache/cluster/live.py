@@ -11,7 +11,7 @@ import httpx
 from pdcache.cluster.desired import Desired
 from pdcache.cluster.events import Events
 from pdcache.cluster.fleet import Fleet
-from pdcache.cluster.manifest import manifest_text, registered
+from pdcache.cluster.manifest import listed, manifest_text
 from pdcache.cluster.states import ProcessState, ProcessStatus
 from pdcache.errors import ClusterError, PdcacheError
 from pdcache.plan.process import Plan, Process
@@ -49,6 +49,7 @@ class Live:
         self.reasons: dict[str, str] = {}
         self._manifest = ""
         self._held_at: dict[str, float] = {}
+        self._began_at = time.monotonic()
         self._publishing = asyncio.Lock()
 
     def new_client(self, limit_s: float) -> httpx.AsyncClient:
@@ -114,7 +115,8 @@ class Live:
         again.
         """
         if name in self.desired.held:
-            out_s = time.monotonic() - self._held_at.pop(name, 0.0)
+            # One that a controller before us took out was out when we began, or since then.
+            out_s = time.monotonic() - self._held_at.pop(name, self._began_at)
             await asyncio.sleep(max(0.0, GATEWAY_REMOVAL_S - out_s))
             self.desired.held.pop(name, None)
             self.save()
@@ -142,7 +144,7 @@ class Live:
         gateway = self.plan.role(Role.GATEWAY)[0]
         wanted = {process.url or "" for process in workers}
         deadline = time.monotonic() + limit_s
-        while missing := wanted - await registered(gateway, self.client):
+        while missing := wanted - await self._registered(gateway):
             if time.monotonic() > deadline:
                 raise await self.fleet.failure(
                     gateway, f"did not register {', '.join(sorted(missing))} within {limit_s:.0f} s"
@@ -159,14 +161,19 @@ class Live:
         """
         gateway = self.plan.role(Role.GATEWAY)[0]
         deadline = time.monotonic() + limit_s
-        while worker.url in await registered(gateway, self.client):
+        while (known := await listed(gateway, self.client)) is None or worker.url in known:
             if time.monotonic() > deadline:
+                what = "does not answer" if known is None else "still has requests on it"
                 raise ClusterError(
-                    f"the gateway still has requests on it after {limit_s:.0f} s.",
+                    f"the gateway {what} after {limit_s:.0f} s.",
                     where=worker.name,
                     remedy="Wait for its longest request, or give more time with --timeout.",
                 )
             await asyncio.sleep(POLL_S)
+
+    async def _registered(self, gateway: Process) -> set[str]:
+        known = await listed(gateway, self.client) or {}
+        return {url for url, healthy_there in known.items() if healthy_there}
 
     async def wait_store(self) -> None:
         """The store answers before any client is pointed at it: SGLang freezes on a bad one.

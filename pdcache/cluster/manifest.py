@@ -31,12 +31,15 @@ def manifest_text(
     )
 
 
-async def registered(gateway: Process, client: httpx.AsyncClient) -> set[str]:
-    """URLs of the workers that the gateway has registered and holds for healthy."""
+async def listed(gateway: Process, client: httpx.AsyncClient) -> dict[str, bool] | None:
+    """URLs of the workers that the gateway lists, and whether it holds them for healthy.
+
+    None when it does not answer: nothing is known of them then.
+    """
     try:
         response = await client.get(f"{gateway.url}/workers")
         response.raise_for_status()
-        workers = response.json().get("workers", [])
-    except (httpx.HTTPError, ValueError):
-        return set()
-    return {str(worker["url"]) for worker in workers if worker.get("is_healthy", True)}
+        workers = response.json()["workers"]
+        return {str(worker["url"]): bool(worker.get("is_healthy", True)) for worker in workers}
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return None

@@ -35,6 +35,7 @@ class Tree:
         self._head: int | None = None
         self._pids: list[int] = []
         self._permanent: set[int] = set()
+        self._seen: set[int] = set()
         self._listed_s = 0.0
         self._stopped = False
 
@@ -42,13 +43,16 @@ class Tree:
         """One look. Frozen only if the look before saw it too: a profiler stops for an instant."""
         now = time.monotonic()
         if head != self._head:
-            self._head, self._permanent, self._listed_s = head, set(), 0.0
+            self._head, self._listed_s = head, 0.0
+            self._permanent, self._seen = set(), set()
         states = {pid: _state(pid) for pid in self._pids}
         torn = any(states.get(pid, "") in ("", "Z") for pid in self._permanent)
         if now - self._listed_s > LIST_S:
             self._pids, self._listed_s = [head, *descendants(head)], now
-            if not torn:
-                self._permanent = {pid for pid in self._pids if _name(pid).startswith(PERMANENT)}
+            # A child that a list saw once may be one that a server makes on its way up.
+            seen = {pid for pid in self._pids if _name(pid).startswith(PERMANENT)}
+            self._permanent |= seen & self._seen
+            self._seen = seen
         before, self._stopped = self._stopped, "T" in states.values()
         return TreeState(frozen=before and self._stopped, torn=torn)
 

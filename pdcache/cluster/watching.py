@@ -189,8 +189,10 @@ class Watch:
                 process, self._live.client, before_admission=lambda: self._prove(process)
             )
         except PdcacheError as error:
+            if own.state is not ProcessState.DEAD:
+                return  # A change stopped it meanwhile.
             again = BACKOFF_S[min(len(self._deaths), len(BACKOFF_S) - 1)]
-            own.state, own.reason = ProcessState.DEAD, error.message
+            own.reason = error.message
             own.log_tail = error.log_tail or own.log_tail
             did = f"start {len(self._deaths)} in a row failed; again in {again:.0f} s"
             self._live.events.add(self._name, "failed", error.message, did)
@@ -219,7 +221,10 @@ async def watch(live: Live) -> None:
     try:
         while True:
             for process in live.plan.processes:
-                if process.name not in tasks or tasks[process.name].done():
+                task = tasks.get(process.name)
+                if task is not None and task.done():
+                    _tell_defect(live, process.name, task)
+                if task is None or task.done():
                     tasks[process.name] = asyncio.create_task(Watch(live, process.name).run())
             with contextlib.suppress(PdcacheError):
                 await live.publish()
@@ -227,3 +232,10 @@ async def watch(live: Live) -> None:
     finally:
         for task in tasks.values():
             task.cancel()
+
+
+def _tell_defect(live: Live, name: str, task: asyncio.Task[None]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        text = f"the watch of {name} failed: {type(error).__name__}: {error}"
+        live.events.add("controller", "defect", text, "begun anew")

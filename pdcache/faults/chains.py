@@ -29,6 +29,7 @@ IDLE_LIMIT_S = 4.0
 """How long a prefill is waited for to be idle by itself before it is taken out for its flush."""
 
 HELD_LIMIT_S = 60.0
+OUT = "out for a flush"
 
 
 async def mend_chains(live: Live, why: str) -> None:
@@ -81,13 +82,14 @@ async def _flush(live: Live, worker: Process) -> None:
     alone = not others or changing
     try:
         if not alone:
-            await live.hold(worker.name, "out for a flush")
+            await live.hold(worker.name, OUT)
             await live.wait_gone(worker, HELD_LIMIT_S)
         await admin.flush(live.client, worker, limit_s=HELD_LIMIT_S)
     except PdcacheError as error:
         live.events.add(worker.name, "failed", f"could not be flushed: {error.message}")
     finally:
-        if not alone:
+        # A change may have taken it out meanwhile, and then it is the change's.
+        if live.desired.held.get(worker.name) == OUT:
             await live.release(worker.name)
             with contextlib.suppress(PdcacheError):
                 await live.wait_registered([worker], HELD_LIMIT_S)

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from pdcache.cluster.manifest import registered
+from pdcache.cluster.manifest import listed
 from pdcache.plan import Plan
 from pdcache.topology import Role
 from tests.cluster_tools import Shell, kill, wait_for
@@ -179,7 +179,8 @@ class Watched:
 
 async def _registered(running: Running) -> set[str]:
     async with running.client(20) as client:
-        return await registered(running.plan.role(Role.GATEWAY)[0], client)
+        known = await listed(running.plan.role(Role.GATEWAY)[0], client) or {}
+        return {url for url, healthy in known.items() if healthy}
 
 
 def reuse(turns: list[Turn]) -> str:

@@ -29,7 +29,8 @@ class SmallCluster:
 
     def do(self, step: Step) -> None:
         """One step, done again without harm."""
-        getattr(self, f"_{step.action}")(step.process, step.process.name)
+        for process in step.processes:
+            getattr(self, f"_{step.action}")(process, process.name)
 
     def is_as(self, plan: Plan) -> bool:
         """Every process of the plan and no other is there, is as the plan has it, and serves."""
@@ -95,6 +96,10 @@ class SmallCluster:
         assert name not in self.serving, "it still gets requests"
         self.told.pop(name, None)
         self.runs.pop(name, None)
+
+    def _define(self, process: Process, name: str) -> None:
+        assert name not in self.runs, "it would not be what it was told to be"
+        self.told[name] = process
 
     def _replace(self, process: Process, name: str) -> None:
         self.told[name] = process

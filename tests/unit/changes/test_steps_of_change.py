@@ -110,9 +110,53 @@ def test_a_step_knows_its_process_before_and_after() -> None:
 
 def test_draining_leaves_a_worker_as_it_is() -> None:
     worker = live().process("prefill-0")
-    planned = drain_steps(worker)
+    planned = drain_steps((worker,))
     assert words(planned) == on("prefill-0", ["hold", "drain", "stop"])
     assert all(step.process is worker and step.before is worker for step in planned)
+
+
+# --- servers that span nodes, servers that are out of service
+
+
+def test_a_server_over_two_nodes_is_restarted_as_one() -> None:
+    wide = live("device=cuda", "prefill.nodes=2", "prefill.tp=2")
+    planned = steps_between(wide, wide, restart=frozenset({"prefill-0"}))
+    assert words(planned) == on("prefill-0", RESTART)
+    for step in planned:
+        assert [own.name for own in step.processes] == ["prefill-0", "prefill-0-rank-1"]
+
+
+def test_what_changes_on_its_second_node_only_restarts_the_whole_server() -> None:
+    wide = live("device=cuda", "prefill.nodes=2", "prefill.tp=2")
+    second = replace(wide.process("prefill-0-rank-1"), env={"SGLANG_X": "1"})
+    rows = tuple(second if own.name == second.name else own for own in wide.processes)
+    planned = steps_between(wide, replace(wide, processes=rows))
+    assert words(planned) == on("prefill-0", RESTART)
+    assert planned[0].others == (second,)
+
+
+def test_a_server_that_is_out_of_service_only_learns_what_it_will_be() -> None:
+    after = edited(live(), "prefill.max_running_requests=4")
+    planned = steps_between(live(), after, stopped=frozenset({"prefill-1"}))
+    assert words(planned) == [*on("prefill-0", RESTART), "define prefill-1"]
+
+
+def test_a_server_that_is_out_of_service_comes_back_when_that_is_asked_for() -> None:
+    out = frozenset({"prefill-1"})
+    assert words(steps_between(live(), live(), restart=out, stopped=out)) == on(
+        "prefill-1", RESTART
+    )
+    assert words(steps_between(live(), live(), stopped=out)) == []
+
+
+def test_what_it_learnt_is_taken_back() -> None:
+    after = edited(live(), "prefill.max_running_requests=4")
+    change = change_of(live(), after)
+    change.steps = steps_between(live(), after, stopped=frozenset({"prefill-0", "prefill-1"}))
+    change.steps[0].state = StepState.DONE
+    undone = steps_back(change, {own.name for own in live().processes})
+    assert words(undone) == ["define prefill-0"]
+    assert undone[0].process == live().process("prefill-0")
 
 
 # --- outages
@@ -133,21 +177,21 @@ def test_one_of_two_may_be_out() -> None:
 def test_a_worker_whose_peer_is_drained_is_the_only_one() -> None:
     drained = ALL - {"prefill-1"}
     for planned in (steps("prefill.max_running_requests=4"),
-                    drain_steps(live().process("prefill-0"))):  # fmt: skip
+                    drain_steps((live().process("prefill-0"),))):  # fmt: skip
         said = outage(live(), planned, drained)
         assert said is not None
         assert said.startswith("prefill-0: no other prefill worker serves")
 
 
 def test_draining_both_is_refused_at_the_second() -> None:
-    planned = [step for i in (0, 1) for step in drain_steps(live().process(f"prefill-{i}"))]
+    planned = [step for i in (0, 1) for step in drain_steps((live().process(f"prefill-{i}"),))]
     said = outage(live(), planned, ALL)
     assert said is not None
     assert said.startswith("prefill-1: ")
 
 
 def test_a_worker_that_does_not_serve_anyhow_may_be_taken_out() -> None:
-    planned = drain_steps(live().process("prefill-1"))
+    planned = drain_steps((live().process("prefill-1"),))
     assert outage(live(), planned, {"prefill-0", "decode-0"}) is None
     assert outage(live(), planned, {"decode-0"}) is None
 

@@ -106,17 +106,45 @@ def test_a_stop_for_an_instant_is_nothing(start: Start) -> None:
     assert tree.look(head) == TreeState()
 
 
+def known(tree: Tree, head: int) -> None:
+    """A tree that was listed twice with its children: from then on they must be there."""
+    for _ in range(2):
+        tree.look(head)
+
+
 @pytest.mark.parametrize("name", [SCHEDULER, DETOKENIZER])
 def test_a_server_without_its_scheduler_or_detokenizer_is_torn_and_stays_so(
     start: Start, name: str
 ) -> None:
     head, tree = start(SCHEDULER, DETOKENIZER), Tree()
-    tree.look(head)
+    known(tree, head)
     gone = child(head, name)
     os.kill(gone, signal.SIGKILL)
     until("it is a zombie", lambda: not alive(gone))
     assert [tree.look(head).torn for _ in range(3)] == [True, True, True]
     assert alive(head)
+
+
+def test_a_child_of_that_name_that_one_list_saw_may_go_again(start: Start) -> None:
+    head, tree = start(SCHEDULER), Tree()
+    tree.look(head)
+    gone = child(head, SCHEDULER)
+    os.kill(gone, signal.SIGKILL)
+    until("it is a zombie", lambda: not alive(gone))
+    assert not tree.look(head).torn
+
+
+def test_one_that_died_between_two_lists_is_missed_in_the_second(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, tree = start(SCHEDULER), Tree()
+    known(tree, head)
+    gone = child(head, SCHEDULER)
+    monkeypatch.setattr(module, "descendants", lambda pid: [])
+    tree.look(head)
+    os.kill(gone, signal.SIGKILL)
+    until("it is a zombie", lambda: not alive(gone))
+    assert tree.look(head).torn
 
 
 def test_other_children_come_and_go(start: Start) -> None:
@@ -138,7 +166,7 @@ def test_a_process_that_is_gone_is_neither_frozen_nor_torn(start: Start) -> None
 
 def test_a_new_head_is_looked_at_without_the_past_of_the_one_before(start: Start) -> None:
     first, second, tree = start(SCHEDULER), start(SCHEDULER), Tree()
-    tree.look(first)
+    known(tree, first)
     gone = child(first, SCHEDULER)
     os.kill(gone, signal.SIGKILL)
     until("it is a zombie", lambda: not alive(gone))

@@ -10,7 +10,7 @@ import httpx
 from asking import asked, refused
 from golden.plans import golden_plan
 
-from pdcache.cluster.manifest import manifest_text, registered
+from pdcache.cluster.manifest import listed, manifest_text
 from pdcache.cluster.probe import alive, ready
 from pdcache.cluster.states import ClusterState, ClusterStatus, ProcessState, ProcessStatus
 
@@ -75,7 +75,7 @@ def test_only_healthy_workers_are_in_the_manifest_under_their_incarnation() -> N
     assert "bootstrap_port" not in workers[1]
 
 
-def test_the_gateways_healthy_workers_are_the_ones_it_has_taken() -> None:
+def test_a_gateway_that_does_not_answer_says_nothing_about_its_workers() -> None:
     listing = {
         "workers": [
             {"url": "http://a", "is_healthy": True},
@@ -86,10 +86,10 @@ def test_the_gateways_healthy_workers_are_the_ones_it_has_taken() -> None:
     gateway = PLAN.process("gateway")
     found = asked(
         lambda request: httpx.Response(200, json=listing),
-        lambda client: registered(gateway, client),
+        lambda client: listed(gateway, client),
     )
-    assert found == {"http://a", "http://c"}
-    assert asked(refused, lambda client: registered(gateway, client)) == set()
+    assert found == {"http://a": True, "http://b": False, "http://c": True}
+    assert asked(refused, lambda client: listed(gateway, client)) is None
 
 
 def test_a_status_as_json_has_the_keys_that_programs_rely_on() -> None:

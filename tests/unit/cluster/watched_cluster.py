@@ -112,7 +112,7 @@ class WatchedFleet:
                 raise errors.pop(0)
             if before_admission is not None:
                 await before_admission()
-        except ClusterError as error:
+        except Exception as error:
             own.state, own.reason = ProcessState.DEAD, str(error)
             raise
         own.state, own.started_in_s, own.pid = ProcessState.HEALTHY, 1.0, 42
