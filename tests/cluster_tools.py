@@ -7,6 +7,7 @@ are found without trusting pdcache's own book-keeping.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -110,10 +111,9 @@ class Shell:
             if entry.name not in self.shared_memory_before and entry.inode() not in used
         }
         assert not left, f"shared memory left: {left}"
-        scratch = Path("/tmp") / f"pdcache-{os.getuid()}"
-        names = {path.name for path in (self.home / "clusters").glob("*")}
-        folders = {path.name for path in scratch.glob("*")} & names
-        assert not folders, f"temp folders left: {folders}"
+        home = hashlib.blake2b(os.path.realpath(self.home).encode(), digest_size=4).hexdigest()
+        scratch = Path("/tmp") / f"pdcache-{os.getuid()}-{home}"
+        assert not scratch.exists(), f"temp folders left: {list(scratch.glob('*'))}"
         assert not list((self.home / "clusters").glob("*/cluster.json"))
 
 

@@ -18,11 +18,11 @@ from pdcache.cli.options import AllowOutage, ClusterName, Json, Limit, Set, Skip
 from pdcache.cli.output import err, out, print_findings, print_json
 from pdcache.cluster.client import ClusterClient
 from pdcache.cluster.desired import Desired
+from pdcache.cluster.port_book import PortBook
 from pdcache.cluster.record import the_record
 from pdcache.errors import ClusterError
 from pdcache.plan import Plan, Process, build_plan
 from pdcache.topology import Topology, load_topology, parse_topology
-from pdcache.topology.facts import port_is_free
 from pdcache.topology.schema import WORKER_ROLES, Role, dump
 
 
@@ -204,13 +204,17 @@ def change_to(
             where="gateway.key_file",
             remedy=f"`pdcache down {own.plan.name}`, then bring the new topology up.",
         )
-    facts = gather(topology, nodes=client.nodes(), port_free=port_is_free)
+    book = PortBook()
+    facts = gather(topology, nodes=client.nodes(), port_free=book.free)
     findings = check(topology, facts, skip=skip_check)
     print_findings(findings, err)
     if any(finding.severity == "error" for finding in findings):
         err.print("[red]error[/] the topology cannot run here; nothing was changed.")
         raise typer.Exit(1)
-    plan = build_plan(topology, facts, like=own.plan)
+    with book.planning():
+        plan = build_plan(topology, facts, like=own.plan)
+        # What is new is bound when this command has followed the change to its end.
+        book.take(set(plan.ports.values()) - set(own.plan.ports.values()))
     refuse_impossible(own.plan, plan)
     if detached is None:
         detached = not any(has_storage(worker) for worker in own.plan.role(Role.PREFILL))

@@ -21,12 +21,13 @@ def gateway_key(topology: Topology) -> str | None:
     """
     if topology.gateway.key_file is None:
         return None
-    path = Path(topology.gateway.key_file).expanduser()
+    path = Path(topology.gateway.key_file)
     try:
+        path = path.expanduser()
         if not path.exists():
             write_secret(path, secrets.token_urlsafe(32) + "\n")
         text, mode = path.read_text().strip(), path.stat().st_mode
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RuntimeError) as error:
         raise TopologyError(f"cannot read {path}: {error}.", where="gateway.key_file") from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise TopologyError(

@@ -20,6 +20,7 @@ from pdcache.cluster.bring_down import bring_down
 from pdcache.cluster.bring_up import bring_up
 from pdcache.cluster.client import ClusterClient
 from pdcache.cluster.join import given_nodes, refuse_second, start_local, use_given
+from pdcache.cluster.port_book import PortBook
 from pdcache.cluster.record import Record
 from pdcache.cluster.states import ClusterStatus
 from pdcache.errors import ProofError
@@ -70,9 +71,11 @@ def up_command(
     begin = time.monotonic()
     progress = UpProgress(topology.name)
     given = given_nodes(topology.name, min(topology.timeouts.ray_s, timeout))
+    book = PortBook()
     facts = gather(
         topology,
         nodes=given[1] if given else (local_node(),),
+        port_free=book.free,
         code=lock["code"] if lock is not None else None,
     )
     progress.step("check")
@@ -82,7 +85,9 @@ def up_command(
     if any(finding.severity == "error" or finding.rule == "gpus" for finding in findings):
         err.print("[red]error[/] the topology cannot run here; nothing was started.")
         raise typer.Exit(1)
-    plan = build_plan(topology, facts)
+    with book.planning():
+        plan = build_plan(topology, facts)
+        book.take(plan.ports.values())
     keys = new_keys(gateway_key(topology))
     if lock is not None:
         _refuse_changes(changes(lock, plan, facts))
@@ -103,6 +108,7 @@ def up_command(
         else:
             record = use_given(given[0], plan.temp)
         client = bring_up(record, plan, topology, keys, limit_s=timeout, on_status=watch)
+        book.close()
         proof = _prove(plan, client, progress) if verify else None
     except BaseException:
         progress.stop()

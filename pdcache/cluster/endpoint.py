@@ -107,9 +107,18 @@ def metrics_text(status: ClusterStatus) -> str:
     ]
     lines += ["# TYPE pdcache_degraded_reasons gauge"]
     lines += [f'pdcache_degraded_reasons{{cluster="{status.name}"}} {len(status.reasons)}']
-    lines += ["# TYPE pdcache_process_healthy gauge", "# TYPE pdcache_process_restarts counter"]
-    for own in status.workers:
-        labels = f'{{cluster="{status.name}",process="{own.name}",role="{own.role}"}}'
-        lines.append(f"pdcache_process_healthy{labels} {int(own.state is ProcessState.HEALTHY)}")
-        lines.append(f"pdcache_process_restarts{labels} {own.restarts}")
+    labels = [
+        f'{{cluster="{status.name}",process="{own.name}",role="{own.role}"}}'
+        for own in status.workers
+    ]
+    lines += ["# TYPE pdcache_process_healthy gauge"]
+    lines += [
+        f"pdcache_process_healthy{label} {int(own.state is ProcessState.HEALTHY)}"
+        for label, own in zip(labels, status.workers, strict=True)
+    ]
+    lines += ["# TYPE pdcache_process_restarts counter"]
+    lines += [
+        f"pdcache_process_restarts{label} {own.restarts}"
+        for label, own in zip(labels, status.workers, strict=True)
+    ]
     return "\n".join(lines) + "\n"

@@ -12,7 +12,12 @@ from pdcache.topology.facts import Node, local_node
 def ray_nodes(ray: Any) -> tuple[Node, ...]:
     """Living nodes, the head first; a cluster of this machine alone is addressed by loopback."""
     rows = [row for row in ray.nodes() if row["Alive"]]
-    rows.sort(key=lambda row: "node:__internal_head__" not in row["Resources"])
+    rows.sort(
+        key=lambda row: (
+            "node:__internal_head__" not in row["Resources"],
+            row["NodeManagerAddress"],
+        )
+    )
     local = ray.util.get_node_ip_address()
     if len(rows) == 1 and rows[0]["NodeManagerAddress"] == local:
         here = local_node()

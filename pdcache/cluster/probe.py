@@ -35,13 +35,16 @@ async def _probe(process: Process, path: str | None, client: httpx.AsyncClient) 
 
 
 async def _unguarded(process: Process, client: httpx.AsyncClient) -> str | None:
-    """What is wrong when a server takes the key that everybody knows."""
+    """What is wrong when a server takes the key that everybody knows, or not this cluster's."""
     everybodys = {"Authorization": f"Bearer {PLACEHOLDER}"}
     url = f"{process.url}{storage.PATH}"
     try:
         response = await client.get(url, headers=everybodys, auth=None)
+        own = await client.get(url)
     except httpx.HTTPError as error:
         return f"{url}: {type(error).__name__}"
+    if own.status_code == 401:
+        return f"it refuses this cluster's admin key: another server listens at {url}"
     if response.status_code == 401:
         return None
     return (
@@ -62,7 +65,7 @@ async def _port_ready(address: str, port: int) -> str | None:
     try:
         _, writer = await asyncio.wait_for(asyncio.open_connection(address, port), timeout=2)
     except (OSError, TimeoutError) as error:
-        return f"{address}:{port}: {error or 'no answer'}"
+        return f"{address}:{port}: {error or type(error).__name__}"
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()

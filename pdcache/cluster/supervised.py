@@ -18,6 +18,9 @@ from pdcache.errors import ClusterError
 
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 START_LIMIT_S = 20.0
+LINE_BYTES = 500
+"""Bytes that a line of a log is taken to have when its last lines are read."""
+
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -107,8 +110,9 @@ class SupervisedProcess:
         return report
 
 
-def tail(log: Path, lines: int = 30, limit_bytes: int = 64_000) -> str:
+def tail(log: Path, lines: int = 30) -> str:
     """The last lines of a log file without terminal colours; empty when there is none."""
+    limit_bytes = max(64_000, LINE_BYTES * lines)
     try:
         with open(log, "rb") as file:
             file.seek(0, os.SEEK_END)

@@ -96,12 +96,12 @@ def binary(python: str, name: str) -> str:
 
 
 def _nodes(plan: Plan, facts: Facts) -> dict[str, int]:
-    """On which of the nodes the processes of a plan run."""
-    rows = [(node.ray_id, node.address) for node in facts.nodes]
+    """On which of the nodes the processes of a plan run; one that came back has its address."""
+    addresses = [node.address for node in facts.nodes]
     return {
-        process.name: rows.index((process.ray_id, process.address))
+        process.name: addresses.index(process.address)
         for process in plan.processes
-        if (process.ray_id, process.address) in rows
+        if process.address in addresses
     }
 
 

@@ -14,6 +14,7 @@ from pdcache.proof.bench import Bench, step_limit_s
 from pdcache.proof.canary import Canary, Proof
 from pdcache.proof.hops import hops
 from pdcache.sglang.keys import ClusterAuth, Keys
+from pdcache.topology.schema import WORKER_ROLES
 
 
 def prove(
@@ -36,6 +37,12 @@ def prove(
 
 
 async def _prove(plan: Plan, keys: Keys | None, on_canary: Callable[[Canary], None]) -> Proof:
+    for role in WORKER_ROLES:
+        if not plan.role(role):
+            raise ProofError(
+                f"no {role} worker is in service, so nothing can be proved.",
+                remedy=f"Bring one back (`pdcache restart {role}-0 {plan.name}`).",
+            )
     auth = ClusterAuth(lambda: plan, keys) if keys is not None else None
     limit_s = plan.timeouts["proof_s"]
     canaries: list[Canary] = []

@@ -33,6 +33,8 @@ def register() -> None:
         admin, gateway = keys["admin"], keys.get("gateway")
         if not (isinstance(admin, str) and admin):
             raise ValueError("it holds no admin key")
+        if gateway is not None and not (isinstance(gateway, str) and gateway):
+            raise ValueError("its gateway key is no text, or an empty one")
         from sglang.srt.utils import auth
 
         add = auth.add_api_key_middleware
@@ -40,11 +42,25 @@ def register() -> None:
         raise SystemExit(f"pdcache: no keys for this server: {path}: {error!r}") from error
 
     def with_keys_of_the_file(app: Any, **unused: object) -> None:
+        show_included_routes(app)
         app.add_middleware(WithoutAuthorization)
         add(app, api_key=gateway, admin_api_key=admin)
         app.add_middleware(OwnRequests, admin=admin, gateway=gateway)
 
     auth.add_api_key_middleware = with_keys_of_the_file
+
+
+def show_included_routes(app: Any) -> None:
+    """Put the routes of included routers where SGLang's check looks for them.
+
+    FastAPI from 0.165 on keeps such a router as one entry, and SGLang 0.5.23 takes a path that it
+    does not find among the routes (``/scale_elastic_ep``) for one that is open to everybody.
+    """
+    app.router.routes[:] = [
+        own
+        for route in app.router.routes
+        for own in getattr(getattr(route, "original_router", None), "routes", [route])
+    ]
 
 
 class WithoutAuthorization:

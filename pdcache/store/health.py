@@ -48,7 +48,7 @@ async def _accepts(address: str) -> str | None:
             asyncio.open_connection(host.strip("[]"), int(port)), timeout=5
         )
     except (OSError, TimeoutError) as error:
-        return f"{address}: {error or 'no answer'}"
+        return f"{address}: {error or type(error).__name__}"
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()

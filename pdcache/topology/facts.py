@@ -6,6 +6,7 @@ same output on every machine.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -138,7 +139,7 @@ class Facts:
     home: Path = field(default_factory=lambda: pdcache_home())
     port_free: Callable[[int], bool] = lambda port: True
     python: str = "python"
-    temp: Path = field(default_factory=lambda: Path("/tmp") / f"pdcache-{os.getuid()}")
+    temp: Path = field(default_factory=lambda: temp_folder())
     models: Mapping[str, ModelView] = field(default_factory=dict)
     tokenizers: Mapping[str, ModelView] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
@@ -148,6 +149,14 @@ class Facts:
 def pdcache_home() -> Path:
     """Folder of cluster records, logs and manifests: ``PDCACHE_HOME`` or ``~/.pdcache``."""
     return Path(os.environ.get("PDCACHE_HOME") or Path.home() / ".pdcache")
+
+
+def temp_folder() -> Path:
+    """Where sockets and key files of clusters are; another home has another folder."""
+    name = f"pdcache-{os.getuid()}"
+    if home := os.environ.get("PDCACHE_HOME"):
+        name += "-" + hashlib.blake2b(os.path.realpath(home).encode(), digest_size=4).hexdigest()
+    return Path("/tmp") / name
 
 
 def local_node() -> Node:

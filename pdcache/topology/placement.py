@@ -53,7 +53,7 @@ def place(
             if (at := pinned.get(name)) is not None:
                 free[at] -= need
                 load[at] += 1
-    places = store_places(topology, len(nodes))
+    places = store_places(topology, len(nodes), pinned)
     for role in (Role.PREFILL, Role.DECODE):
         worker = topology.worker(role)
         need = _gpus_of_part(topology, role)
@@ -90,20 +90,31 @@ def _part_names(topology: Topology, role: Role) -> Iterator[str]:
         yield from (f"{role}-{i}-rank-{rank}" for rank in range(1, worker.nodes))
 
 
-def store_places(topology: Topology, nodes: int) -> list[Place]:
+def store_places(
+    topology: Topology, nodes: int, pinned: Mapping[str, int] | None = None
+) -> list[Place]:
     """The store's own processes: none where it is given, or is nothing but a folder."""
+    known = pinned or {}
 
     def spread(kind: str, count: int) -> list[Place]:
-        return [Place(f"store-{kind}-{i}", Role.STORE, kind, i, i % nodes) for i in range(count)]
+        names = [f"store-{kind}-{i}" for i in range(count)]
+        return [
+            Place(name, Role.STORE, kind, i, known.get(name, i % nodes))
+            for i, name in enumerate(names)
+        ]
 
     def single(kind: str) -> Place:
-        return Place(f"store-{kind}", Role.STORE, kind, 0, 0)
+        name = f"store-{kind}"
+        return Place(name, Role.STORE, kind, 0, known.get(name, 0))
 
     store = topology.store
     if isinstance(store, MooncakeStore) and store.master is None:
         masters = [single("master")] if store.ha is None else spread("master", store.ha.masters)
         etcd = [single("etcd")] if store.ha is not None and store.ha.etcd is None else []
-        return [*etcd, *masters, *spread("holder", holders(store, nodes))]
+        # A node that joins a running cluster brings no holder: the store cannot change then.
+        running = sum(name.startswith("store-holder-") for name in known)
+        count = running if running and store.holders is None else holders(store, nodes)
+        return [*etcd, *masters, *spread("holder", count)]
     if isinstance(store, Hf3fsStore) and store.metadata_server is None:
         return [single("metadata")]
     return []

@@ -27,7 +27,7 @@ import asyncio, json, os, sys
 from pathlib import Path
 from types import SimpleNamespace
 import httpx
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from pdcache.sglang import keys_plugin
 from sglang.srt.entrypoints import http_server
 from sglang.srt.utils import auth
@@ -39,12 +39,14 @@ def app_with(keys):
     auth.add_api_key_middleware = add
     keys_plugin.register()
     app = FastAPI()
-    for path in ("/normal", "/health", "/freeze_gc", "/admin"):
+    included = APIRouter()
+    for path in ("/normal", "/health", "/freeze_gc", "/admin", "/included"):
         async def told(request: Request):
             return [request.headers.get("authorization"), request.headers["x-other"]]
-        if path in ("/freeze_gc", "/admin"):
+        if path in ("/freeze_gc", "/admin", "/included"):
             told = auth.auth_level(auth.AuthLevel.ADMIN_OPTIONAL)(told)
-        app.get(path)(told)
+        (included if path == "/included" else app).get(path)(told)
+    app.include_router(included)
     auth.add_api_key_middleware(app, api_key=None, admin_api_key="in-the-keys-file")
     return app
 
@@ -81,7 +83,7 @@ BEARERS = {
     "without a scheme": ADMIN,
 }
 BOTH, ADMIN_ALONE = Keys(ADMIN, GATEWAY), Keys(ADMIN)
-PATHS = ("/normal", "/health", "/freeze_gc", "/admin")
+PATHS = ("/normal", "/health", "/freeze_gc", "/admin", "/included")
 QUESTIONS = [
     (keys, path, key, from_itself, starting)
     for keys in (BOTH, ADMIN_ALONE)
@@ -126,7 +128,7 @@ def let_in(answers, keys, *, from_itself, starting):
 
 
 EVERYBODY = {("/health", key) for key in BEARERS}
-ADMIN_ONLY = {("/admin", "admin"), ("/freeze_gc", "admin")}
+ADMIN_ONLY = {("/admin", "admin"), ("/included", "admin"), ("/freeze_gc", "admin")}
 
 
 ANYBODY = {("/normal", key) for key in BEARERS}
@@ -154,9 +156,9 @@ def test_a_server_asks_itself_without_a_key_while_it_starts(answers):
 
 def test_a_server_that_serves_lets_in_its_own_freeze_gc_alone(answers):
     found = let_in(answers, BOTH, from_itself=True, starting=False)
-    assert found == EVERYBODY | FREEZE | {("/normal", "gateway"), ("/admin", "admin")}
+    assert found == EVERYBODY | FREEZE | ADMIN_ONLY | {("/normal", "gateway")}
     alone = let_in(answers, ADMIN_ALONE, from_itself=True, starting=False)
-    assert alone == EVERYBODY | FREEZE | ANYBODY | {("/admin", "admin")}
+    assert alone == EVERYBODY | FREEZE | ANYBODY | ADMIN_ONLY
 
 
 def test_sglang_never_sees_a_key_and_sees_all_other_headers(answers):

@@ -13,6 +13,7 @@ from golden.plans import golden_plan
 from pdcache.cluster.manifest import listed, manifest_text
 from pdcache.cluster.probe import alive, ready
 from pdcache.cluster.states import ClusterState, ClusterStatus, ProcessState, ProcessStatus
+from pdcache.sglang.keys_plugin import PLACEHOLDER
 
 PLAN = golden_plan("full_offload")
 
@@ -22,9 +23,19 @@ READY = f"{SERVER.url}{SERVER.ready_path}"
 
 def test_a_server_is_ready_when_its_ready_path_answers_200_and_it_asks_for_its_key() -> None:
     def healthy(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200 if str(request.url) == READY else 401)
+        everybodys = request.headers.get("Authorization") == f"Bearer {PLACEHOLDER}"
+        return httpx.Response(401 if everybodys else 200)
 
     assert asked(healthy, lambda client: ready(SERVER, client)) is None
+
+
+def test_a_server_of_another_cluster_that_has_the_port_is_not_ready() -> None:
+    def others(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200 if str(request.url) == READY else 401)
+
+    missing = asked(others, lambda client: ready(SERVER, client))
+    assert missing is not None
+    assert "another server listens" in missing
 
 
 def test_a_server_that_takes_the_key_of_its_command_line_is_not_ready() -> None:

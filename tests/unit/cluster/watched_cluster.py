@@ -27,7 +27,7 @@ from pdcache.cluster.process_actor import Vitals
 from pdcache.cluster.states import ProcessState, ProcessStatus
 from pdcache.cluster.tree import TreeState
 from pdcache.cluster.watching import Watch
-from pdcache.errors import ClusterError, PdcacheError
+from pdcache.errors import PdcacheError
 from pdcache.plan.process import Plan, Process
 from pdcache.sglang.keys import Keys
 
