@@ -23,6 +23,7 @@ from pdcache.cluster.endpoint import HOST, Endpoint
 from pdcache.cluster.events import Event, Events
 from pdcache.cluster.fleet import Fleet
 from pdcache.cluster.live import Live
+from pdcache.cluster.sigterm import end_at_sigterm
 from pdcache.cluster.starting import bring_up
 from pdcache.cluster.states import ClusterState, ClusterStatus
 from pdcache.cluster.watching import watch
@@ -45,6 +46,7 @@ class Controller:
     """Brings up a plan, watches it, recreates what dies, runs changes."""
 
     def __init__(self, cluster: str, cluster_id: str) -> None:
+        end_at_sigterm()
         self._cluster = cluster
         self._fleet = Fleet(cluster, cluster_id)
         self._live: Live | None = None

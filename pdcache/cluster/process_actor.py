@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pdcache.cluster.record import CLUSTER_ENV, write_secret
+from pdcache.cluster.sigterm import end_at_sigterm
 from pdcache.cluster.supervised import SupervisedProcess, tail
 from pdcache.cluster.tree import Tree, TreeState
 from pdcache.plan.process import Process
@@ -39,6 +40,7 @@ class ProcessActor:
     """
 
     def __init__(self, cluster_id: str, process: Process, logs: str, temp: str, keys: Keys) -> None:
+        end_at_sigterm()
         self._process = process
         self._id = cluster_id
         self._log = Path(logs) / f"{process.name}.log"
