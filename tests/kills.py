@@ -220,7 +220,12 @@ def _names(shell: Shell) -> list[str]:
         except psutil.Error:
             continue
         if not name.startswith("ray::IDLE") and "pdcache status" not in name:
-            names.append(name.split(" --")[0][:80])
+            # Ray shows in the title which method an actor runs at the moment.
+            names.append(
+                name.split(" --")[0].split(".")[0][:80].strip()
+                if "ray::" in name
+                else name.split(" --")[0][:80]
+            )
     return names
 
 

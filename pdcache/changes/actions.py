@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pdcache.changes.change import Step
 from pdcache.changes.kinds import BACKEND, OPTIONS, PREFETCH, WRITE, has_storage
+from pdcache.changes.orphans import end_orphans
 from pdcache.changes.steps import DEFINE
 from pdcache.cluster.readmission import prove_again
 from pdcache.cluster.states import ProcessState
@@ -40,6 +41,8 @@ async def hold(live: Live, step: Step, limit_s: float) -> None:
     """Out of the gateway, and wait until it has nothing left there."""
     await live.hold(step.process.name, "taken out by a change")
     await live.wait_gone(step.process, limit_s)
+    if _runs(live, step.process.name):
+        await end_orphans(live, step.process)
 
 
 async def idle(live: Live, step: Step, limit_s: float) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
 
 from pdcache.cluster.fleet import ActorGone
 from pdcache.cluster.live import Live
-from pdcache.cluster.probe import alive
+from pdcache.cluster.probe import alive, refuses
 from pdcache.cluster.readmission import prove_again
 from pdcache.cluster.states import ProcessState, ProcessStatus
 from pdcache.errors import ClusterError, PdcacheError
@@ -28,8 +27,11 @@ FROZEN_PREFILL_S = 1.5
 FROZEN_DECODE_S = 20.0
 READMISSION_LIMIT_S = 60.0
 BACKOFF_S = (0.0, 2.0, 5.0, 15.0, 30.0, 60.0)
-CRASH_LOOP_S = 600.0
-"""Deaths within this time count as one crash loop."""
+CRASH_LOOP_S = 30.0
+"""A process that was healthy for so long is in no crash loop when it dies."""
+
+PROOF_TRIES_S = 30.0
+"""How long a new incarnation may take to prove itself: its partners notice it one by one."""
 
 LOG_LINES = 12
 
@@ -42,7 +44,8 @@ class Watch:
         self._name = name
         self._misses = 0
         self._ill_since: float | None = None
-        self._deaths: deque[float] = deque(maxlen=len(BACKOFF_S))
+        self._deaths = 0
+        self._healthy_at: float | None = None
 
     @property
     def _own(self) -> ProcessStatus:
@@ -99,7 +102,8 @@ class Watch:
             return
         if missing is not None:
             self._misses += 1
-            if self._misses >= UNHEALTHY_AFTER or self._own.state is ProcessState.UNHEALTHY:
+            certain = self._misses >= UNHEALTHY_AFTER or refuses(missing)
+            if certain or self._own.state is ProcessState.UNHEALTHY:
                 await self._unwell(process, missing)
             return
         self._misses = 0
@@ -176,32 +180,46 @@ class Watch:
             except PdcacheError as error:
                 own.reason = error.message
                 return
-        while self._deaths and now - self._deaths[0] > CRASH_LOOP_S:
-            self._deaths.popleft()
-        backoff = BACKOFF_S[min(len(self._deaths), len(BACKOFF_S) - 1)]
-        self._deaths.append(now)
+        if self._healthy_at is not None and now - self._healthy_at > CRASH_LOOP_S:
+            self._deaths = 0
+        self._healthy_at = None
+        backoff = BACKOFF_S[min(self._deaths, len(BACKOFF_S) - 1)]
+        self._deaths += 1
         await asyncio.sleep(max(backoff, process.restart_after_s))
         if own.state is not ProcessState.DEAD or self._live.process(self._name) is not process:
             return
         own.restarts += 1
         try:
             await self._live.fleet.start_and_wait(
-                process, self._live.client, before_admission=lambda: self._prove(process)
+                process, self._live.client, before_admission=lambda: self._prove_soon(process)
             )
         except PdcacheError as error:
             if own.state is not ProcessState.DEAD:
                 return  # A change stopped it meanwhile.
-            again = BACKOFF_S[min(len(self._deaths), len(BACKOFF_S) - 1)]
+            again = BACKOFF_S[min(self._deaths, len(BACKOFF_S) - 1)]
             own.reason = error.message
             own.log_tail = error.log_tail or own.log_tail
-            did = f"start {len(self._deaths)} in a row failed; again in {again:.0f} s"
+            did = f"start {self._deaths} in a row failed; again in {again:.0f} s"
             self._live.events.add(self._name, "failed", error.message, did)
             return
-        self._misses, self._ill_since = 0, None
+        self._misses, self._ill_since, self._healthy_at = 0, None, time.monotonic()
         text = f"healthy and proved after {own.started_in_s} s as pid {own.pid}"
         self._live.events.add(self._name, "restarted", text, "")
         self._live.save()
         await self._publish()
+
+    async def _prove_soon(self, process: Process) -> None:
+        """Try for a while: another start costs more than another try."""
+        deadline = time.monotonic() + PROOF_TRIES_S
+        while True:
+            try:
+                await self._prove(process)
+                return
+            except PdcacheError:
+                own = self._own
+                if time.monotonic() > deadline or own.state is not ProcessState.STARTING:
+                    raise
+            await asyncio.sleep(PROBE_EVERY_S)
 
     async def _prove(self, process: Process) -> None:
         if process.rank or process.role not in WORKER_ROLES:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pdcache.changes.change import ChangeState
 from pdcache.changes.kinds import has_storage
+from pdcache.changes.orphans import end_orphans
 from pdcache.errors import PdcacheError
 from pdcache.plan.process import Process
 from pdcache.proof.bench import Bench
@@ -84,6 +85,7 @@ async def _flush(live: Live, worker: Process) -> None:
         if not alone:
             await live.hold(worker.name, OUT)
             await live.wait_gone(worker, HELD_LIMIT_S)
+            await end_orphans(live, worker)
         await admin.flush(live.client, worker, limit_s=HELD_LIMIT_S)
     except PdcacheError as error:
         live.events.add(worker.name, "failed", f"could not be flushed: {error.message}")

@@ -38,6 +38,21 @@ async def flush(client: httpx.AsyncClient, worker: Process, *, limit_s: float) -
     )
 
 
+async def abort_all(client: httpx.AsyncClient, worker: Process) -> None:
+    """Abort every request of a worker (sglang 0.5.23 ``entrypoints/http_server.py``).
+
+    Raises:
+        ClusterError: it does not answer 200.
+    """
+    try:
+        response = await client.post(f"{worker.url}/abort_request", json={"abort_all": True})
+        response.raise_for_status()
+    except httpx.HTTPError as error:
+        raise ClusterError(
+            f"did not abort its requests: {str(error) or type(error).__name__}.", where=worker.name
+        ) from None
+
+
 async def metrics(client: httpx.AsyncClient, url: str) -> dict[str, float]:
     """Prometheus samples under their names, summed over labels."""
     response = await client.get(f"{url}/metrics")

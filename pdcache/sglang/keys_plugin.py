@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pdcache.sglang.first_event import StatusOfFirstEvent
+
 KEYS_ENV = "PDCACHE_KEYS_FILE"
 """Names the file in the environment of a worker and of the gateway."""
 
@@ -43,6 +45,7 @@ def register() -> None:
 
     def with_keys_of_the_file(app: Any, **unused: object) -> None:
         show_included_routes(app)
+        app.add_middleware(StatusOfFirstEvent)
         app.add_middleware(WithoutAuthorization)
         add(app, api_key=gateway, admin_api_key=admin)
         app.add_middleware(OwnRequests, admin=admin, gateway=gateway)

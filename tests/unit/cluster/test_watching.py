@@ -19,6 +19,7 @@ from pdcache.cluster.watching import (
     HUNG_AFTER_S,
     LOG_LINES,
     PROBE_EVERY_S,
+    PROOF_TRIES_S,
 )
 from pdcache.errors import ClusterError, ProofError
 
@@ -116,6 +117,13 @@ def test_a_server_that_is_frozen_on_one_node_is_ended_on_all_of_them(
     assert cluster.fleet.did[:2] == ["kill prefill-0-rank-1", "end prefill-0"]
 
 
+def test_a_worker_that_takes_no_more_requests_is_out_at_the_first_look(cluster: Cluster) -> None:
+    cluster.leaving.add("prefill-0")
+    cluster.watch("prefill-0", lambda: cluster.manifest == WITHOUT_PREFILL_0)
+    assert cluster.clock.now_s - 1000.0 <= 2 * PROBE_EVERY_S
+    assert cluster.fleet.did == []
+
+
 # --- crash loops
 
 
@@ -145,11 +153,21 @@ def test_a_start_that_failed_tells_the_reason_the_log_and_when_it_is_tried_again
     assert cluster.live.ill() == ["prefill-0 is DEAD: ended with exit code 1."]
 
 
-def test_a_failed_proof_is_a_failed_start(cluster: Cluster) -> None:
+def test_a_proof_that_fails_at_first_is_tried_again(cluster: Cluster) -> None:
     cluster.fleet.exit_code["prefill-0"] = 1
     cluster.proof_errors = [ClusterError("did not prove reuse."), ProofError("no answer.")]
-    cluster.watch("prefill-0", lambda: is_back(cluster, "prefill-0", 4))
-    assert cluster.events("prefill-0") == ["died", "failed", "failed", "restarted"]
+    cluster.watch("prefill-0", lambda: is_back(cluster, "prefill-0", 2))
+    assert cluster.events("prefill-0") == ["died", "restarted"]
+    assert all(not any(own.startswith("prefill-0") for own in row)
+               for row in cluster.fleet.manifests[1:-1])  # fmt: skip
+
+
+def test_a_proof_that_goes_on_failing_is_a_failed_start(cluster: Cluster) -> None:
+    cluster.fleet.exit_code["prefill-0"] = 1
+    tries = int(PROOF_TRIES_S / PROBE_EVERY_S) + 2
+    cluster.proof_errors = [ClusterError("did not prove reuse.")] * tries
+    cluster.watch("prefill-0", lambda: is_back(cluster, "prefill-0", 3))
+    assert cluster.events("prefill-0") == ["died", "failed", "restarted"]
     assert all(not any(own.startswith("prefill-0") for own in row)
                for row in cluster.fleet.manifests[1:-1])  # fmt: skip
 

@@ -144,6 +144,7 @@ class Cluster:
 
     Attributes:
         silent: names of processes whose HTTP does not answer.
+        leaving: names of those that say they take no more requests.
         store_is_well: what the store's health says.
         proof_errors: what the next proofs fail with.
         proved: workers that were proved.
@@ -153,6 +154,7 @@ class Cluster:
         self.clock = clock
         self.fleet = WatchedFleet(clock, plan)
         self.silent: set[str] = set()
+        self.leaving: set[str] = set()
         self.store_is_well = True
         self.proof_errors: list[PdcacheError] = []
         self.proved: list[str] = []
@@ -214,7 +216,7 @@ class Cluster:
         name = next(own.name for own in self.live.plan.processes if own.url == at)
         if name in self.silent:
             raise httpx.ConnectError("refused", request=request)
-        return httpx.Response(200)
+        return httpx.Response(503 if name in self.leaving else 200)
 
 
 def watched_cluster(folder: Path, monkeypatch: pytest.MonkeyPatch, plan: Plan = PLAN) -> Cluster:
