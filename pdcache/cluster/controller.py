@@ -30,6 +30,7 @@ from pdcache.cluster.watching import watch
 from pdcache.errors import ClusterError, PdcacheError
 from pdcache.faults.contents import watch_store
 from pdcache.faults.reuse import watch_reuse
+from pdcache.faults.slow import watch_pace
 from pdcache.faults.stuck import watch_progress
 from pdcache.faults.writes import watch_writes
 from pdcache.plan.process import Plan
@@ -212,6 +213,7 @@ class Controller:
             _for_ever(live, "writes", lambda: watch_writes(live)),
             _for_ever(live, "progress", lambda: watch_progress(live)),
             _for_ever(live, "reuse", lambda: watch_reuse(live)),
+            _for_ever(live, "pace", lambda: watch_pace(live)),
         )
 
 

@@ -20,6 +20,7 @@ class Load:
     Attributes:
         running, waiting: requests.
         queued: requests in the queues of disaggregation, by the queue's name.
+        tokens_per_s: decoded over the last batches that it logged, all streams together.
         at_s: when the slowest of its schedulers last told, wall clock; SGLang keeps it in shared
             memory, so a scheduler that hangs does not hang the answer.
     """
@@ -28,6 +29,7 @@ class Load:
     waiting: int
     queued: dict[str, int]
     at_s: float
+    tokens_per_s: float = 0.0
 
     @property
     def busy(self) -> str | None:
@@ -60,6 +62,7 @@ async def load(client: httpx.AsyncClient, worker: Process) -> Load:
         running=sum(int(row.get("num_running_reqs", 0)) for row in rows),
         waiting=sum(int(row.get("num_waiting_reqs", 0)) for row in rows),
         queued=queued,
+        tokens_per_s=sum(float(row.get("gen_throughput") or 0.0) for row in rows),
         at_s=min((float(row.get("timestamp", 0.0)) for row in rows), default=0.0),
     )
 

@@ -5,9 +5,31 @@ from __future__ import annotations
 from golden.plans import golden_plan
 
 from pdcache.faults.contents import Contents, holding_processes
+from pdcache.faults.slow import LOOKS, Streak, paces_behind
 from pdcache.faults.stuck import Progress
 from pdcache.faults.writes import SETTLED_LOOKS, Gap
 from pdcache.sglang.idle import Load
+
+# --- workers that are slow
+
+
+def test_a_worker_that_is_three_times_slower_than_its_peers_is_behind() -> None:
+    assert paces_behind({"a": 10.0, "b": 31.0}) == {"a": 31.0}
+    assert paces_behind({"a": 10.0, "b": 30.0, "c": 29.0}) == {}
+    assert paces_behind({"a": 1.0}) == {}
+    assert paces_behind({}) == {}
+
+
+def test_most_being_slow_is_how_fast_they_are() -> None:
+    assert paces_behind({"a": 1.0, "b": 1.0, "c": 10.0}) == {}
+
+
+def test_a_worker_is_slow_after_many_looks_and_well_after_as_many() -> None:
+    streak = Streak()
+    looks = [*[True] * (LOOKS - 1), False, *[True] * LOOKS, *[False] * LOOKS]
+    told = [streak.look(slow) for slow in looks]
+    assert told == [*[False] * (2 * LOOKS - 1), *[True] * LOOKS, False]
+
 
 # --- what the store holds
 
