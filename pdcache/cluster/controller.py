@@ -29,6 +29,7 @@ from pdcache.cluster.states import ClusterState, ClusterStatus
 from pdcache.cluster.watching import watch
 from pdcache.errors import ClusterError, PdcacheError
 from pdcache.faults.contents import watch_store
+from pdcache.faults.disk import watch_disk
 from pdcache.faults.reuse import watch_reuse
 from pdcache.faults.slow import watch_pace
 from pdcache.faults.stuck import watch_progress
@@ -214,6 +215,7 @@ class Controller:
             _for_ever(live, "progress", lambda: watch_progress(live)),
             _for_ever(live, "reuse", lambda: watch_reuse(live)),
             _for_ever(live, "pace", lambda: watch_pace(live)),
+            _for_ever(live, "disk", lambda: watch_disk(live)),
         )
 
 
