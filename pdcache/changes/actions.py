@@ -112,9 +112,9 @@ async def policies(live: Live, step: Step, limit_s: float) -> None:
     """
     worker = step.process
     others = [own for own in live.serving(worker.role) if own.name != worker.name]
+    soon_s = min(limit_s, QUIET_LIMIT_S) if others else limit_s
     try:
-        await idle(live, step, min(limit_s, QUIET_LIMIT_S) if others else limit_s)
-        await storage.attach(live.client, worker, _settings(worker), limit_s=QUIET_LIMIT_S)
+        await storage.attach(live.client, worker, _settings(worker), limit_s=soon_s)
     except ClusterError:
         if not others:
             raise

@@ -39,7 +39,7 @@ class Streak:
 
 
 def paces_behind(paces: Mapping[str, float]) -> dict[str, float]:
-    """The (lower) median pace of the others for each worker that is `FACTOR` times slower than they are.
+    """The lower median of the others' paces for each worker `FACTOR` times slower than that.
 
     Args:
         paces: tokens a second of each stream, by worker; those without a stream are left out.

@@ -75,13 +75,16 @@ def test_workers_are_added_though_the_controller_is_killed_meanwhile(live: Watch
     assert live.controllers_so_far() == 2
 
 
-def test_storage_is_attached_anew_with_changed_options_and_nothing_restarts(
+def test_storage_is_attached_anew_with_changed_options_though_the_controller_is_killed(
     live: Watched,
 ) -> None:
     before = live.status()
-    with live.change("storage attach, new options"):
-        live.shell.ok("storage", "attach", *OPTION)
+    with live.change("storage attach, new options, controller killed"):
+        attach = live.shell.start("storage", "attach", *OPTION)
+        live.kill_controller_when(attach, "attach prefill-1 ...")
+        assert_done(attach, "storage attach")
         after = live.status()
+    assert live.controllers_so_far() == 3
     assert_serving(after, prefill=3, decode=2)
     assert places(after) == places(before)
     assert {step["process"] for step in after["change"]["steps"]} == {
@@ -128,9 +131,12 @@ def test_a_drained_worker_and_its_whole_role_are_restarted_one_at_a_time(live: W
         assert "no other prefill" in live.shell.fails("drain", "prefill-1")
     assert drained["state"] == "UP", drained["reasons"]
     assert state_of(drained, "prefill-0") == "STOPPED"
-    with live.change("restart prefill"):
-        live.shell.ok("restart", "prefill")
+    with live.change("restart prefill, controller killed"):
+        restart = live.shell.start("restart", "prefill")
+        live.kill_controller_when(restart, "stop prefill-1 ...")
+        assert_done(restart, "restart prefill")
         after = live.status()
+    assert live.controllers_so_far() == 4
     assert_serving(after, prefill=2, decode=2)
     assert unchanged(before, after) == places(before).keys() - {"prefill-0", "prefill-1"}
 
@@ -145,7 +151,7 @@ def test_storage_is_detached_though_the_controller_is_killed_meanwhile(live: Wat
         after = live.status()
     assert_serving(after, prefill=2, decode=2)
     assert unchanged(before, after) == places(before).keys() - {"decode-0", "decode-1"}
-    assert live.controllers_so_far() == 3
+    assert live.controllers_so_far() == 5
     assert not any(has_storage(worker) for worker in workers(live.plan()))
     live.load.wait_for_turns(6)
     detached = [turn for turn in live.load.done if turn.began_s > live.spans[-1].ended_s]
@@ -182,8 +188,10 @@ def test_a_change_that_failed_is_finished_once_its_cause_is_gone(
 
 def test_workers_are_removed_after_their_last_request(live: Watched) -> None:
     before = live.status()
-    with live.change("scale prefill=1 decode=1"):
-        live.shell.ok("scale", "prefill=1", "decode=1")
+    with live.change("scale prefill=1 decode=1, controller killed"):
+        scale = live.shell.start("scale", "prefill=1", "decode=1")
+        live.kill_controller_when(scale, "drain prefill-1 ...")
+        assert_done(scale, "scale prefill=1 decode=1")
         after = live.status()
     assert_serving(after, prefill=1, decode=1)
     gone = {"prefill-1", "decode-1"}
