@@ -43,7 +43,8 @@ def server_arguments(
     if meeting is not None:
         settings |= _span(spot, meeting)
     if worker.kv_events is not None and spot.rank == 0:
-        config = _kv_events(ports, worker.kv_events.topic)
+        address = facts.nodes[spot.node].address
+        config = _kv_events(address, ports, worker.kv_events.topic)
         settings["kv_events_config"] = Setting.given(config, f"{spot.role}.kv_events")
     if topology.device == "cpu":
         for name, value in sglang_cpu.SERVER_FLAGS.items():
@@ -111,8 +112,12 @@ def _span(spot: Place, meeting: str) -> Settings:
     }
 
 
-def _kv_events(ports: Mapping[str, int], topic: str) -> str:
-    config = {"publisher": "zmq", "endpoint": f"tcp://*:{ports['kv_events']}", "topic": topic}
+def _kv_events(address: str, ports: Mapping[str, int], topic: str) -> str:
+    """Sockets on the node's address alone: whoever reaches them reads all prompts."""
+    config = {
+        "publisher": "zmq", "endpoint": f"tcp://{address}:{ports['kv_events']}", "bind": True,
+        "topic": topic,
+    }  # fmt: skip
     if "kv_replay" in ports:
-        config["replay_endpoint"] = f"tcp://*:{ports['kv_replay']}"
+        config["replay_endpoint"] = f"tcp://{address}:{ports['kv_replay']}"
     return json.dumps(config, separators=(",", ":"))

@@ -35,7 +35,8 @@ from sglang.srt.mem_cache.radix_cache import RadixKey
 page, port, replay, first, second, salted, keyed = json.loads(sys.argv[1])
 names = ["BlockStored", "BlockRemoved", "AllBlocksCleared", "KVEventBatch"]
 fields = {name: getattr(kv_events, name).__struct_fields__ for name in names}
-config = {"publisher": "zmq", "endpoint": f"tcp://*:{port}", "replay_endpoint": f"tcp://*:{replay}"}
+config = {"publisher": "zmq", "endpoint": f"tcp://127.0.0.1:{port}", "bind": True,
+          "replay_endpoint": f"tcp://127.0.0.1:{replay}"}
 publisher = kv_events.EventPublisherFactory.create(json.dumps(config))
 recorder = KVCacheEventRecorder(enabled=True, page_size=page)
 

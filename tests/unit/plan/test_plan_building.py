@@ -317,14 +317,14 @@ def test_kv_events_are_published_on_the_ports_that_are_given() -> None:
     configs = [json.loads(str(flag(process, "--kv-events-config"))) for process in servers(made)]
     assert configs == [
         {
-            "publisher": "zmq", "endpoint": "tcp://*:5600", "topic": "kv",
-            "replay_endpoint": "tcp://*:5700",
+            "publisher": "zmq", "endpoint": "tcp://127.0.0.1:5600", "bind": True, "topic": "kv",
+            "replay_endpoint": "tcp://127.0.0.1:5700",
         },
         {
-            "publisher": "zmq", "endpoint": "tcp://*:5601", "topic": "kv",
-            "replay_endpoint": "tcp://*:5701",
+            "publisher": "zmq", "endpoint": "tcp://127.0.0.1:5601", "bind": True, "topic": "kv",
+            "replay_endpoint": "tcp://127.0.0.1:5701",
         },
-        {"publisher": "zmq", "endpoint": "tcp://*:5800", "topic": ""},
+        {"publisher": "zmq", "endpoint": "tcp://127.0.0.1:5800", "bind": True, "topic": ""},
     ]  # fmt: skip
     assert made.provenance["prefill-0"]["--kv-events-config"].path == "prefill.kv_events"
     assert flag(plan().process("prefill-0"), "--kv-events-config") is None
