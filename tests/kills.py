@@ -20,7 +20,7 @@ from tests.load import Load, wrong_tokens
 
 STOPPED_S = 15.0
 RECOVERY_LIMIT_S = 90.0
-COMPARED = 80
+COMPARED = 40
 """Answers that are computed again without reuse: those nearest to the fault."""
 
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGSTOP": signal.SIGSTOP}
