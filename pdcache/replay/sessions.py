@@ -19,6 +19,7 @@ from typing import Any
 
 from pdcache.errors import ReplayError
 from pdcache.replay.fields import content_ids, json_object, refuse_unknown, seconds, text, whole
+from pdcache.traces.blocks import check_blocks
 
 _SESSION_KEYS = ("session", "system", "start_s", "block_size", "turns")
 _TEXT_KEYS = ("user", "max_tokens", "think_s")
@@ -172,21 +173,6 @@ def _turn(turn: Any, block_size: int | None, where: str) -> Turn:
     input_tokens = whole(turn, "input_tokens", where, "the tokens of the whole prompt")
     check_blocks(len(blocks), input_tokens, block_size, where)
     return Turn(None, max_tokens, think_s, blocks, input_tokens)
-
-
-def check_blocks(blocks: int, input_tokens: int, block_size: int, where: str | None = None) -> None:
-    """Refuse a prompt of `input_tokens` that does not take exactly `blocks` blocks.
-
-    Raises:
-        ReplayError: saying how many it takes.
-    """
-    takes = -(-input_tokens // block_size)
-    if blocks != takes:
-        raise ReplayError(
-            f"{input_tokens} tokens take {takes} blocks of {block_size}, not {blocks}.",
-            where=where,
-            remedy="Give the block size of the trace, and an id for each block of the prompt.",
-        )
 
 
 def _as_json(session: Session) -> dict[str, Any]:
