@@ -102,7 +102,7 @@ def dump_sessions(sessions: Iterable[Session], path: str | Path) -> None:
     """Write sessions as JSONL, one at a time; `load_sessions` reads the same sessions back."""
     with Path(path).open("w", encoding="utf-8", newline="\n") as file:
         for session in sessions:
-            file.write(json.dumps(_as_json(session), ensure_ascii=False) + "\n")
+            file.write(session_line(session) + "\n")
 
 
 def parse_session(line: Mapping[str, Any], where: str) -> Session:
@@ -175,7 +175,8 @@ def _turn(turn: Any, block_size: int | None, where: str) -> Turn:
     return Turn(None, max_tokens, think_s, blocks, input_tokens)
 
 
-def _as_json(session: Session) -> dict[str, Any]:
+def session_line(session: Session) -> str:
+    """A session as a line of JSONL, without the end of the line."""
     line: dict[str, Any] = {"session": session.session}
     if session.system is not None:
         line["system"] = session.system
@@ -184,7 +185,7 @@ def _as_json(session: Session) -> dict[str, Any]:
     if session.block_size is not None:
         line["block_size"] = session.block_size
     line["turns"] = [_turn_as_json(turn) for turn in session.turns]
-    return line
+    return json.dumps(line, ensure_ascii=False)
 
 
 def _turn_as_json(turn: Turn) -> dict[str, Any]:

@@ -119,33 +119,49 @@ def belady_hits(requests: Iterable[Sequence[int]], capacity: int) -> int:
     Raises:
         ReplayError: the capacity is under 1.
     """
-    _checked(capacity)
-    references, ends = array("q"), array("q")
-    for request in requests:
-        references.extend(request)
-        ends.append(len(references))
-    following = _following(references)
-    # A block that is kept is known by the place of its next use, which nothing else shares.
-    kept: set[int] = set()
-    farthest: list[int] = []
-    hits = start = 0
-    for end in ends:
-        unbroken = True
-        for place in range(start, end):
-            if place in kept:
-                kept.remove(place)
-                hits += unbroken
-            else:
-                unbroken = False
-            use = following[place]
-            if use < 0:
-                continue
-            kept.add(use)
-            heappush(farthest, -use)
-            if len(kept) > capacity:
-                kept.remove(-heappop(farthest))
-        start = end
-    return hits
+    return Foresight(requests).hits(capacity)
+
+
+class Foresight:
+    """`belady_hits` of the same requests for several capacities."""
+
+    def __init__(self, requests: Iterable[Sequence[int]]) -> None:
+        references = array("q")
+        self._ends = array("q")
+        for request in requests:
+            references.extend(request)
+            self._ends.append(len(references))
+        self._following = _following(references)
+
+    def hits(self, capacity: int) -> int:
+        """Blocks that a cache of `capacity` blocks serves at best.
+
+        Raises:
+            ReplayError: the capacity is under 1.
+        """
+        _checked(capacity)
+        following = self._following
+        # A block that is kept is known by the place of its next use, which nothing else shares.
+        kept: set[int] = set()
+        farthest: list[int] = []
+        hits = start = 0
+        for end in self._ends:
+            unbroken = True
+            for place in range(start, end):
+                if place in kept:
+                    kept.remove(place)
+                    hits += unbroken
+                else:
+                    unbroken = False
+                use = following[place]
+                if use < 0:
+                    continue
+                kept.add(use)
+                heappush(farthest, -use)
+                if len(kept) > capacity:
+                    kept.remove(-heappop(farthest))
+            start = end
+        return hits
 
 
 def _following(references: array[int]) -> array[int]:

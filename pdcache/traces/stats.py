@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pdcache.traces.cache_curve import LruCache, UnlimitedCache, belady_hits
+from pdcache.traces.cache_curve import Foresight, LruCache, UnlimitedCache
 from pdcache.traces.request import TraceRequest
 
 CAPACITIES = (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
@@ -147,7 +147,7 @@ def trace_stats(
             kept.clear()
     lengths = Lengths.of(inputs)
     told = refs > 0
-    optimal = {capacity: belady_hits(kept, capacity) for capacity in caches} if kept else {}
+    optimal = _optimal(kept, list(caches), hit_blocks) if kept else {}
     return TraceStats(
         requests=inputs.total(),
         span_s=max(0.0, last_s - first_s),
@@ -163,3 +163,14 @@ def trace_stats(
         lru={capacity: hits / refs for capacity, hits in lru_hits.items()} if told else {},
         optimal={capacity: hits / refs for capacity, hits in optimal.items()},
     )
+
+
+def _optimal(requests: Sequence[Sequence[int]], capacities: list[int], most: int) -> dict[int, int]:
+    """Hits by capacity; from where they reach `most`, more capacity cannot add any."""
+    foresight = Foresight(requests)
+    hits: dict[int, int] = {}
+    last = -1
+    for capacity in capacities:
+        last = last if last == most else foresight.hits(capacity)
+        hits[capacity] = last
+    return hits

@@ -30,6 +30,7 @@ class Trace:
         name: of its format.
         format: how it is read.
         block_size: tokens a block of its content ids.
+        header: the line of columns, where there is one.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Trace:
             raise ReplayError(
                 f"the block size is {block_size}.", where="--block-size", remedy="Give 1 or more."
             )
+        self.header = first.text if self.format.csv else None
         self._columns = csv_row(first.text) if self.format.csv else []
 
     def entries(self, problems: Problems) -> Iterator[Entry]:
