@@ -51,7 +51,8 @@ class Lengths:
 class TraceStats:
     """Counts, and the shares (0 to 1) of block references or prompt tokens that caches serve.
 
-    A share is None where the trace does not tell contents.
+    A share is None where the trace does not tell contents; prompts of texts have no lengths
+    (`block_size` is None) without a tokenizer.
 
     Attributes:
         block_refs: blocks of all prompts.
@@ -70,7 +71,7 @@ class TraceStats:
     span_s: float
     input_tokens: Lengths
     output_tokens: Lengths
-    block_size: int
+    block_size: int | None
     block_refs: int
     unique_blocks: int
     ceiling_blocks: float | None
@@ -102,7 +103,7 @@ class TraceStats:
 
 def trace_stats(
     requests: Iterable[TraceRequest],
-    block_size: int,
+    block_size: int | None,
     capacities: Sequence[int] = CAPACITIES,
     page_size: int | None = None,
 ) -> TraceStats:
@@ -110,7 +111,7 @@ def trace_stats(
 
     Args:
         requests: of the trace.
-        block_size: tokens a block of their content ids.
+        block_size: tokens a block of their content ids; None when their texts have no tokens.
         capacities: of the caches, in blocks.
         page_size: tokens a page of `ceiling_pages`.
 
@@ -131,7 +132,7 @@ def trace_stats(
         outputs[request.output_tokens] += 1
         if request.at_s is not None:
             first_s, last_s = min(first_s, request.at_s), max(last_s, request.at_s)
-        if request.blocks is None:
+        if request.blocks is None or block_size is None:
             continue
         refs += len(request.blocks)
         hits = unlimited.take(request.blocks)
