@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from pdcache.errors import ReplayError
 from pdcache.replay.ceiling import CeilingTracker
 from pdcache.replay.client import GenerateClient, GenerateRequest
 from pdcache.replay.dialogue import ChatTokenizer
 from pdcache.replay.records import CachedTokens, ReplayResult, RequestError, RequestRecord
-from pdcache.replay.sessions import Session
+from pdcache.replay.sessions import Session, Turn
 from pdcache.replay.spec import (
     BeforeTurn,
     OnEvent,
@@ -73,8 +74,8 @@ class _Prompts:
     @classmethod
     def of(cls, session: Session, tokenizer: ChatTokenizer) -> _Prompts:
         return cls(
-            first=tokenizer.first_prompt(session.system, session.turns[0].user),
-            between=[tokenizer.between(turn.user) for turn in session.turns[1:]],
+            first=tokenizer.first_prompt(session.system, _text_of(session.turns[0])),
+            between=[tokenizer.between(_text_of(turn)) for turn in session.turns[1:]],
         )
 
 
@@ -193,3 +194,11 @@ class _Replay:
 
 def _ignore(event: ReplayEvent) -> None:
     del event
+
+
+def _text_of(turn: Turn) -> str:
+    if turn.user is None:
+        raise ReplayError(
+            "the session is made of blocks.", where="replay", remedy="Give sessions of texts."
+        )
+    return turn.user
