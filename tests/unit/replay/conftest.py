@@ -14,7 +14,15 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from pdcache.replay import ChatTokenizer
+from pdcache.replay import (
+    ChatTokenizer,
+    Journal,
+    ReplayResult,
+    ReplaySpec,
+    ReplaySummary,
+    read_run,
+    run_replay,
+)
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>'"
@@ -53,6 +61,30 @@ class Exchange:
     async def _write(self, data: bytes) -> None:
         self.writer.write(data)
         await self.writer.drain()
+
+
+@dataclass
+class Replayed:
+    """A replay as it ended, and as its folder tells it."""
+
+    summary: ReplaySummary
+    result: ReplayResult
+    folder: Path
+
+
+def environment(target: str, spec: ReplaySpec) -> dict[str, Any]:
+    """The least that `environment.json` must say."""
+    return {
+        "schema": 1, "target": target, "mode": spec.mode, "page_size": spec.page_size,
+        "spec": {"requests_planned": spec.planned}, "wall_s": None, "complete": False,
+    }  # fmt: skip
+
+
+async def into(folder: Path, spec: ReplaySpec, url: str, **options: Any) -> Replayed:
+    """Replay into a folder."""
+    with Journal(folder, environment(url, spec)) as journal:
+        summary = await run_replay(spec, url, journal, **options)
+    return Replayed(summary, read_run(folder), folder)
 
 
 Script = Callable[[Exchange], Awaitable[None]]
@@ -138,6 +170,20 @@ def stub() -> Callable[..., contextlib.AbstractAsyncContextManager[Stub]]:
             server.close()
 
     return start
+
+
+@pytest.fixture
+def replay(stub: Any, tmp_path: Path) -> Callable[..., Replayed]:
+    """Replay a spec against a stub that answers by a script, into a folder of its own."""
+
+    def run(script: Script, spec: ReplaySpec, folder: str = "run", **options: Any) -> Replayed:
+        async def go() -> Replayed:
+            async with stub(script) as server:
+                return await into(tmp_path / folder, spec, server.url, **options)
+
+        return asyncio.run(go())
+
+    return run
 
 
 @pytest.fixture
