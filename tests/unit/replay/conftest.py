@@ -98,6 +98,20 @@ class Stub:
     health: int = 200
     url: str = ""
     received: list[Exchange] = field(default_factory=list)
+    server: asyncio.Server | None = None
+    port: int = 0
+
+    async def open(self, port: int = 0) -> None:
+        """Listen, again at the same port after `close`."""
+        self.server = await asyncio.start_server(self.serve, "127.0.0.1", port)
+        self.port = self.server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def close(self) -> None:
+        """Refuse connections from here on; those that are open stay."""
+        if self.server is not None:
+            self.server.close()
+            self.server = None
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -162,12 +176,11 @@ def stub() -> Callable[..., contextlib.AbstractAsyncContextManager[Stub]]:
     @contextlib.asynccontextmanager
     async def start(script: Script, health: int = 200) -> AsyncIterator[Stub]:
         running = Stub(script, health)
-        server = await asyncio.start_server(running.serve, "127.0.0.1", 0)
-        running.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await running.open()
         try:
             yield running
         finally:
-            server.close()
+            running.close()
 
     return start
 
@@ -184,6 +197,11 @@ def replay(stub: Any, tmp_path: Path) -> Callable[..., Replayed]:
         return asyncio.run(go())
 
     return run
+
+
+@pytest.fixture(name="into")
+def _into() -> Callable[..., Awaitable[Replayed]]:
+    return into
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -141,10 +142,8 @@ def test_a_prompt_over_the_context_is_an_error_of_its_turn(
 
 
 def test_a_target_that_goes_away_for_good_ends_the_run(
-    stub: Any, answer: Any, tokenizer: ChatTokenizer, tmp_path: Any
+    stub: Any, into: Any, answer: Any, tokenizer: ChatTokenizer, tmp_path: Path
 ) -> None:
-    from tests.unit.replay.conftest import into
-
     sessions = [one_turn(f"s{i}") for i in range(50)]
     spec = ReplaySpec(sessions, tokenizer, 4, "full_offload", concurrency=2, give_up_s=0.2)
 
@@ -164,10 +163,8 @@ def test_a_target_that_goes_away_for_good_ends_the_run(
 
 
 def test_a_target_that_comes_back_is_waited_for(
-    stub: Any, answer: Any, tokenizer: ChatTokenizer, tmp_path: Any
+    stub: Any, into: Any, answer: Any, tokenizer: ChatTokenizer, tmp_path: Path
 ) -> None:
-    from tests.unit.replay.conftest import into
-
     sessions = [one_turn(f"s{i}") for i in range(6)]
     spec = ReplaySpec(sessions, tokenizer, 4, "full_offload", concurrency=1, give_up_s=30)
 
@@ -180,7 +177,10 @@ def test_a_target_that_comes_back_is_waited_for(
                 if not left:
                     left = True
                     server.close()
-                    asyncio.get_running_loop().call_later(0.3, server.reopen)
+                    again = asyncio.get_running_loop().create_task
+                    asyncio.get_running_loop().call_later(
+                        0.3, lambda: again(server.open(server.port))
+                    )
 
             return await into(tmp_path / "run", spec, server.url, on_event=leave_for_a_moment)
 

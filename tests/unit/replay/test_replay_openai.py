@@ -149,5 +149,5 @@ def test_blocks_are_refused_where_prompts_are_texts(replay: Any, tokenizer: Chat
         raise AssertionError("nothing may be sent")
 
     session = Session("t1", (Turn(None, 3, blocks=(0,), input_tokens=5),), block_size=8)
-    with pytest.raises(ReplayError, match="session t1.*openai-completions"):
+    with pytest.raises(ReplayError, match=r"session t1.*openai-completions"):
         replay(script, ReplaySpec([session], tokenizer, 4, "full_offload", dialect=CHAT))

@@ -80,7 +80,7 @@ def test_an_engine_that_forgets_answers_stays_below_the_ceiling(
     replay: Any, answer: Any, answer_ids: Any, tokenizer: ChatTokenizer
 ) -> None:
     script = engine(answer, answer_ids, UnlimitedCache(answers=False))
-    report = build_report(replay(script, chats(tokenizer, concurrency=1)).result).result
+    report = build_report(replay(script, chats(tokenizer, concurrency=1)).result)
     lost = report["losses"]["unexplained_tokens"]
     # Six later turns miss an answer of 10 tokens with KV: two or three whole pages each.
     assert 6 * 2 * PAGE <= lost <= 6 * 3 * PAGE
