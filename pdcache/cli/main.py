@@ -18,6 +18,7 @@ from pdcache.cli import (
     plan,
     replay,
     storage,
+    trace,
     up,
     verify,
 )
@@ -51,6 +52,7 @@ app.command("change")(changes.change_command)
 app.add_typer(storage.app, name="storage")
 app.command("replay")(replay.replay_command)
 app.command("compare")(replay.compare_command)
+app.add_typer(trace.app, name="trace")
 app.command("explain")(describe.explain_command)
 app.command("schema")(describe.schema_command)
 app.command("doctor")(doctor.doctor_command)

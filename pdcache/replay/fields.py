@@ -63,10 +63,28 @@ def seconds(of: Mapping[str, Any], key: str, where: str) -> float:
     Raises:
         ReplayError: it is no such number.
     """
-    value = of.get(key, 0.0)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+    return number(of, key, where, "seconds", most=1e9) if key in of else 0.0
+
+
+def milliseconds(of: Mapping[str, Any], key: str, where: str) -> float:
+    """Seconds from 0, given in milliseconds.
+
+    Raises:
+        ReplayError: it is no such number, or missing.
+    """
+    return number(of, key, where, "milliseconds", most=1e15) / 1e3
+
+
+def number(of: Mapping[str, Any], key: str, where: str, what: str, most: float = 1e12) -> float:
+    """A number from 0 and below `most`; `what` says in the remedy what it counts.
+
+    Raises:
+        ReplayError: it is none, or missing.
+    """
+    value = of.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < most:
         raise ReplayError(
-            f"'{key}' is {shown(of, key)}.", where=where, remedy="Give seconds, 0 or more."
+            f"'{key}' is {shown(of, key)}.", where=where, remedy=f"Give {what}, 0 or more."
         )
     return float(value)
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from pdcache.errors import ReplayError
 from pdcache.replay.fields import content_ids, json_object, refuse_unknown, seconds, text, whole
+from pdcache.traces.blocks import check_blocks
 
 _SESSION_KEYS = ("session", "system", "start_s", "block_size", "turns")
 _TEXT_KEYS = ("user", "max_tokens", "think_s")
@@ -101,7 +102,7 @@ def dump_sessions(sessions: Iterable[Session], path: str | Path) -> None:
     """Write sessions as JSONL, one at a time; `load_sessions` reads the same sessions back."""
     with Path(path).open("w", encoding="utf-8", newline="\n") as file:
         for session in sessions:
-            file.write(json.dumps(_as_json(session), ensure_ascii=False) + "\n")
+            file.write(session_line(session) + "\n")
 
 
 def parse_session(line: Mapping[str, Any], where: str) -> Session:
@@ -174,22 +175,8 @@ def _turn(turn: Any, block_size: int | None, where: str) -> Turn:
     return Turn(None, max_tokens, think_s, blocks, input_tokens)
 
 
-def check_blocks(blocks: int, input_tokens: int, block_size: int, where: str | None = None) -> None:
-    """Refuse a prompt of `input_tokens` that does not take exactly `blocks` blocks.
-
-    Raises:
-        ReplayError: saying how many it takes.
-    """
-    takes = -(-input_tokens // block_size)
-    if blocks != takes:
-        raise ReplayError(
-            f"{input_tokens} tokens take {takes} blocks of {block_size}, not {blocks}.",
-            where=where,
-            remedy="Give the block size of the trace, and an id for each block of the prompt.",
-        )
-
-
-def _as_json(session: Session) -> dict[str, Any]:
+def session_line(session: Session) -> str:
+    """A session as a line of JSONL, without the end of the line."""
     line: dict[str, Any] = {"session": session.session}
     if session.system is not None:
         line["system"] = session.system
@@ -198,7 +185,7 @@ def _as_json(session: Session) -> dict[str, Any]:
     if session.block_size is not None:
         line["block_size"] = session.block_size
     line["turns"] = [_turn_as_json(turn) for turn in session.turns]
-    return line
+    return json.dumps(line, ensure_ascii=False)
 
 
 def _turn_as_json(turn: Turn) -> dict[str, Any]:

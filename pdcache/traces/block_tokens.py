@@ -8,7 +8,7 @@ from hashlib import shake_128
 import numpy as np
 
 from pdcache.errors import ReplayError
-from pdcache.replay.sessions import check_blocks
+from pdcache.traces.blocks import check_blocks
 
 # A draw of 4 bytes reaches every token of any vocabulary with next to the same probability.
 _BYTES = 4

@@ -8,6 +8,7 @@ import pytest
 
 from pdcache.errors import ReplayError
 from pdcache.replay import dump_sessions, generate_chat
+from pdcache.traces.distributions import Distribution
 
 
 def digest(tmp_path: Path, **options: Any) -> str:
@@ -37,9 +38,9 @@ def test_texts_have_the_words_asked_for() -> None:
 
 
 def test_sessions_share_the_system_prompt_and_no_opening() -> None:
-    chat = generate_chat(sessions=400, turns=1, first_words=5, shared_system_words=20)
+    chat = generate_chat(sessions=1000, turns=1, first_words=5, shared_system_words=20)
     assert len({session.system for session in chat}) == 1
-    assert len({tuple(session.turns[0].user.split()[:2]) for session in chat}) == 400
+    assert len({tuple(session.turns[0].user.split()[:3]) for session in chat}) == 1000
 
 
 def test_a_session_does_not_depend_on_how_many_follow() -> None:
@@ -52,8 +53,19 @@ def test_without_system_words_there_is_no_system_prompt() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"sessions": 0}, {"sessions": 401}, {"turns": 0}, {"first_words": 1}, {"think_s": -1}],
+    [{"sessions": 0}, {"turns": 0}, {"first_words": 2}, {"think_s": -1}],
 )
 def test_a_number_out_of_range_is_named(options: dict[str, int]) -> None:
     with pytest.raises(ReplayError, match=next(iter(options))):
         generate_chat(**options)
+
+
+def test_sizes_may_be_drawn() -> None:
+    sizes = Distribution.parse("uniform:low=5,high=30")
+    chat = generate_chat(sessions=30, turns=Distribution.parse("zipf:alpha=1,max=6"),
+                         question_words=sizes, answer_tokens=sizes)  # fmt: skip
+    turns = [turn for session in chat for turn in session.turns]
+    assert {len(session.turns) for session in chat} == {1, 2, 3, 4, 5, 6}
+    assert {turn.max_tokens for turn in turns} <= set(range(5, 31))
+    assert len({turn.max_tokens for turn in turns}) > 10
+    assert all(5 <= len((turn.user or "").split()) <= 30 for turn in turns if turn.think_s)
