@@ -17,6 +17,7 @@ from pdcache.cli import (
     events,
     plan,
     replay,
+    reports,
     storage,
     up,
     verify,
@@ -50,7 +51,8 @@ app.command("restart")(changes.restart_command)
 app.command("change")(changes.change_command)
 app.add_typer(storage.app, name="storage")
 app.command("replay")(replay.replay_command)
-app.command("compare")(replay.compare_command)
+app.command("report")(reports.report_command)
+app.command("compare")(reports.compare_command)
 app.command("explain")(describe.explain_command)
 app.command("schema")(describe.schema_command)
 app.command("doctor")(doctor.doctor_command)

@@ -1,4 +1,4 @@
-"""``replay`` and ``compare``: multi-turn load, and where its tokens came from."""
+"""``replay``: multi-turn load, and where its tokens came from."""
 
 from __future__ import annotations
 
@@ -20,15 +20,10 @@ from pdcache.replay import (
     ChatTokenizer,
     LiveView,
     ReplaySpec,
-    compare_outputs,
     load_sessions,
-    read_result,
     run_replay,
-    side_by_side,
-    turn_table,
-    write_report,
 )
-from pdcache.replay.report import build_report
+from pdcache.reports import RunFolder, build_report, turn_table
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,7 @@ def replay_command(
     )
     with LiveView(err) as view:
         result = asyncio.run(run_replay(replay, where.url, on_event=view))
-    report = write_report(result, out_dir) if out_dir is not None else build_report(result)
+    report = build_report(RunFolder.of_result(result))
     if json:
         print_json(report)
     else:
@@ -114,37 +109,6 @@ def replay_command(
             where=f"session {first.session}, turn {first.turn}",
             remedy="See the workers' logs: pdcache logs NAME",
         )
-
-
-def compare_command(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Folders of `replay --out`.")
-    ],
-    json: Json = False,
-) -> None:
-    """Show replays of the same sessions side by side, and whether their answers are the same.
-
-    Example: pdcache compare out/prefill_only out/full_offload
-    """
-    results = {run.name: read_result(run) for run in runs}
-    if len(results) < len(runs):
-        results = {str(run): read_result(run) for run in runs}
-    reports = {name: build_report(result) for name, result in results.items()}
-    names = list(results)
-    differences = {name: compare_outputs(results[names[0]], results[name]) for name in names[1:]}
-    if json:
-        print_json({
-            "schema": 1, "reports": reports,
-            "differences": {
-                name: [difference._asdict() for difference in found]
-                for name, found in differences.items()
-            },
-        })  # fmt: skip
-        return
-    out.print(side_by_side(reports))
-    for name, found in differences.items():
-        same = "the same answers, token for token" if not found else f"{len(found)} answers differ"
-        out.print(f"{names[0]} and {name}: {same}")
 
 
 def _target(

@@ -52,6 +52,11 @@ class RequestRecord:
         latency_s: seconds from sending to the end of the stream or to the error.
         error: None when the answer is complete.
         worker: URL of the (decode) worker that answered, when the gateway names it.
+        prefill: the worker that did the prefill, when it is known.
+        prompt_ids_hash: hash of the tokens sent.
+        finished_s: when it ended, in seconds from the start of the replay.
+        expected_output_tokens: tokens that were asked for.
+        warmup: sent outside of the steady-state window.
     """
 
     session: str
@@ -67,6 +72,11 @@ class RequestRecord:
     latency_s: float
     error: RequestError | None = None
     worker: str | None = None
+    prefill: str | None = None
+    prompt_ids_hash: str | None = None
+    finished_s: float = 0.0
+    expected_output_tokens: int = 0
+    warmup: bool = False
 
     @property
     def output_tokens(self) -> int:

@@ -162,6 +162,8 @@ class _Replay:
             latency_s=answer.latency_s,
             error=answer.error,
             worker=answer.worker,
+            finished_s=sent_s + answer.latency_s,
+            expected_output_tokens=session.turns[index].max_tokens,
         )
 
     async def _prepare(self, hook: BeforeTurn, session: str, turn: int) -> RequestError | None:
