@@ -15,6 +15,7 @@ from pdcache.cli import (
     describe,
     doctor,
     events,
+    experiment,
     plan,
     replay,
     reports,
@@ -53,6 +54,7 @@ app.add_typer(storage.app, name="storage")
 app.command("replay")(replay.replay_command)
 app.command("report")(reports.report_command)
 app.command("compare")(reports.compare_command)
+app.command("experiment")(experiment.experiment_command)
 app.command("explain")(describe.explain_command)
 app.command("schema")(describe.schema_command)
 app.command("doctor")(doctor.doctor_command)
