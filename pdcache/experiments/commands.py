@@ -50,8 +50,8 @@ def replay_words(
 ) -> list[str]:
     """`replay` of a group.
 
-    The salt keeps what earlier runs left in the caches of the cluster out of this one. A flush needs
-    idle workers, so the flushed arm has one session at a time.
+    The salt keeps what earlier runs left in the caches of the cluster out of this one. A flush
+    needs idle workers, so the flushed arm has one session at a time.
     """
     options = dict(experiment.load.replay)
     if group.arm == "flushed":

@@ -68,7 +68,8 @@ class Experiment(_Section):
     @model_validator(mode="after")
     def _no_doubles(self) -> Experiment:
         names = [cell.name for cell in self.cells]
-        for kind, of in (("cell", names), ("arm", list(self.arms))):
+        kinds: dict[str, list[str]] = {"cell": names, "arm": [*self.arms]}
+        for kind, of in kinds.items():
             twice = {name for name in of if of.count(name) > 1}
             if twice:
                 raise ValueError(f"the {kind} {min(twice)!r} is there twice")
@@ -147,5 +148,6 @@ def _refusal(cause: ValidationError, source: str) -> ReplayError:
 
 
 def _keys_beside(place: tuple[int | str, ...]) -> list[str]:
-    section = {"load": Load, "cells": CellSpec}.get(str(place[0])) if len(place) > 1 else None
+    sections: dict[str, type[BaseModel]] = {"load": Load, "cells": CellSpec}
+    section = sections.get(str(place[0])) if len(place) > 1 else None
     return list((section or Experiment).model_fields)
