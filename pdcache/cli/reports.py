@@ -7,15 +7,10 @@ from typing import Annotated
 
 import typer
 
-from pdcache.cli.options import Json
+from pdcache.cli.options import Json, SloOption
 from pdcache.cli.output import out, print_json
 from pdcache.reports import Slo, compare, read_groups, turn_table, write_comparison, write_report
 from pdcache.reports.tables import comparison_table, side_by_side
-
-SloOption = Annotated[
-    str | None,
-    typer.Option("--slo", metavar="ttft=2s,tpot=100ms", help="Count requests that meet both."),
-]
 
 
 def report_command(

@@ -3,108 +3,132 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from pdcache.replay.records import CachedTokens, RequestError
 
 _SHOWN_CHARS = 400
+NOT_JSON = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 class AnswerStream:
-    """Takes lines as they arrive; never raises on what a server sends.
-
-    `output_ids` of an event is either the whole answer so far or, with
-    `--incremental-streaming-output`, what is new (SGLang 0.5.23, managers/tokenizer_manager.py).
-    `meta_info.completion_tokens` tells which; without it, a list that begins with the answer
-    so far is taken as the whole.
+    """What all dialects have in common; `feed` never raises on what a server sends.
 
     Attributes:
         output_ids: the answer so far, in tokens.
-        stamps_s: when each of them arrived, on the caller's clock.
-        meta: the last `meta_info`.
+        text: the answer so far as text, where the dialect's next prompt needs it.
+        stamps_s: when each token (without tokens: each event) arrived, on the caller's clock.
+        prompt_tokens: prompt tokens the server counted, None when it does not say.
+        counted_tokens: tokens of the answer as the server counted them, where it sends none.
+        cached: reused prompt tokens by tier; all on the device when the server gives no tiers.
         error: set once the stream reports an error.
         done: whether the answer is complete.
     """
 
     def __init__(self) -> None:
         self.output_ids: list[int] = []
+        self.text = ""
         self.stamps_s: list[float] = []
-        self.meta: Mapping[str, Any] = {}
+        self.prompt_tokens: int | None = None
+        self.counted_tokens: int | None = None
+        self.cached = CachedTokens()
         self.error: RequestError | None = None
         self.done = False
 
-    def feed(self, line: bytes, at_s: float) -> None:
-        """Take one line of the stream that arrived at `at_s`."""
-        if self.done or self.error or not line.startswith(b"data:"):
+    def feed(self, data: bytes, at_s: float) -> None:
+        """Take the data of one event that arrived at `at_s`."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """The server says that the answer is complete."""
+        if self.stamps_s:
+            self.done = True
+        else:
+            self.error = RequestError("broken_stream", "the answer ended without a token")
+
+    def refuse(self, data: bytes) -> None:
+        """Take an event for one that is not of the dialect."""
+        shown = data[:_SHOWN_CHARS].decode("utf-8", "replace")
+        self.error = RequestError("bad_event", f"not an event of the dialect: {shown}")
+
+
+Token = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Meta(msgspec.Struct):
+    finish_reason: Any = None
+    completion_tokens: Any = None
+    prompt_tokens: Any = None
+    cached_tokens: Any = None
+    cached_tokens_details: Any = None
+
+
+class _Event(msgspec.Struct):
+    output_ids: list[Token] | None = None
+    meta_info: _Meta | None = None
+    error: Any = None
+
+
+_DECODER = msgspec.json.Decoder(_Event)
+_NO_META = _Meta()
+
+
+class GenerateStream(AnswerStream):
+    """An answer of `/generate`.
+
+    `output_ids` of an event is either the whole answer so far or, with
+    `--incremental-streaming-output`, what is new (SGLang 0.5.23, managers/tokenizer_manager.py).
+    `meta_info.completion_tokens` tells which; without it, a list that begins with the answer
+    so far is taken as the whole.
+    """
+
+    def feed(self, data: bytes, at_s: float) -> None:
+        """Take the data of one event that arrived at `at_s`."""
+        if self.done or self.error:
             return
-        data = line[len(b"data:") :].strip()
         if data == b"[DONE]":
-            self._end()
+            self.end()
             return
         try:
-            event = json.loads(data)
-        except ValueError:
-            event = None
-        if not isinstance(event, dict):
-            self._refuse(data)
-        elif event.get("error") is not None:
-            self.error = RequestError("stream_error", error_text(event["error"]))
-        else:
-            self._take(event, data, at_s)
-
-    @property
-    def prompt_tokens(self) -> int | None:
-        """Prompt tokens the server counted, None when it does not say."""
-        return _count(self.meta.get("prompt_tokens"))
-
-    @property
-    def cached(self) -> CachedTokens:
-        """Reused prompt tokens by tier; all on the device when the server gives no tiers."""
-        details = self.meta.get("cached_tokens_details")
-        if isinstance(details, dict):
-            return CachedTokens(
-                **{tier: _count(details.get(tier)) or 0 for tier in ("device", "host", "storage")}
-            )
-        return CachedTokens(device=_count(self.meta.get("cached_tokens")) or 0)
-
-    def _take(self, event: dict[str, Any], data: bytes, at_s: float) -> None:
-        ids = event.get("output_ids") or []
-        meta = event.get("meta_info") or {}
-        if not isinstance(ids, list) or not isinstance(meta, dict):
-            self._refuse(data)
+            event = _DECODER.decode(data)
+        except NOT_JSON:
+            self.refuse(data)
             return
-        self.meta = meta
-        reason = meta.get("finish_reason")
+        if event.error is not None:
+            self.error = RequestError("stream_error", error_text(event.error))
+        else:
+            self._take(event.output_ids or [], event.meta_info or _NO_META, at_s)
+
+    def _take(self, ids: list[int], meta: _Meta, at_s: float) -> None:
+        self.prompt_tokens = count(meta.prompt_tokens)
+        self.cached = cached_tokens(meta.cached_tokens, meta.cached_tokens_details)
+        reason = meta.finish_reason
         if isinstance(reason, dict) and reason.get("type") == "abort":
             self.error = RequestError("aborted", error_text(reason))
             return
-        new = ids[len(self.output_ids) :] if self._is_whole(ids) else ids
-        if not all(_count(token) is not None for token in new):
-            self._refuse(data)
-            return
+        whole = self._is_whole(ids, count(meta.completion_tokens))
+        new = ids[len(self.output_ids) :] if whole else ids
         self.output_ids += new
         self.stamps_s += [at_s] * len(new)
         if reason is not None:
-            self._end()
+            self.end()
 
-    def _is_whole(self, ids: list[Any]) -> bool:
-        total = _count(self.meta.get("completion_tokens"))
+    def _is_whole(self, ids: list[int], total: int | None) -> bool:
         if total == len(ids):
             return True
         if total == len(self.output_ids) + len(ids):
             return False
         return len(ids) >= len(self.output_ids) and ids[: len(self.output_ids)] == self.output_ids
 
-    def _end(self) -> None:
-        if self.output_ids:
-            self.done = True
-        else:
-            self.error = RequestError("broken_stream", "the answer ended without a token")
 
-    def _refuse(self, data: bytes) -> None:
-        shown = data[:_SHOWN_CHARS].decode("utf-8", "replace")
-        self.error = RequestError("bad_event", f"not an event of SGLang: {shown}")
+def cached_tokens(total: object, tiers: object) -> CachedTokens:
+    """Reused tokens from SGLang's `cached_tokens` and `cached_tokens_details`."""
+    if isinstance(tiers, dict):
+        known = (count(tiers.get(tier)) or 0 for tier in ("device", "host", "storage"))
+        return CachedTokens(*known)
+    return CachedTokens(device=count(total) or 0)
 
 
 def error_text(error: object) -> str:
@@ -117,6 +141,7 @@ def error_text(error: object) -> str:
     return text[:_SHOWN_CHARS]
 
 
-def _count(value: object) -> int | None:
+def count(value: object) -> int | None:
+    """A whole number from 0, or None for anything else."""
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     return value if whole and isinstance(value, int) else None

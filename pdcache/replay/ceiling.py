@@ -16,7 +16,7 @@ the ratio of hits to ceiling is reported as it is.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Literal, get_args
 
@@ -25,8 +25,34 @@ from pdcache.errors import ReplayError
 CacheMode = Literal["prefill_only", "full_offload"]
 
 
+class PageChain:
+    """The whole pages of a list of tokens that grows at its end.
+
+    Attributes:
+        ids: a number of 63 bits for each page, a hash of the page and all before it.
+    """
+
+    def __init__(self, page_size: int, token_ids: Sequence[int] = ()) -> None:
+        """`page_size` in tokens."""
+        self.ids: list[int] = []
+        self._page_bytes = 8 * page_size
+        self._hash = b""
+        self._rest = b""
+        self.extend(token_ids)
+
+    def extend(self, token_ids: Sequence[int]) -> None:
+        """Put tokens behind the others."""
+        data = self._rest + array("q", token_ids).tobytes()
+        whole = len(data) - len(data) % self._page_bytes
+        for start in range(0, whole, self._page_bytes):
+            page = data[start : start + self._page_bytes]
+            self._hash = blake2b(self._hash + page, digest_size=16).digest()
+            self.ids.append(int.from_bytes(self._hash[:8], "big") >> 1)
+        self._rest = data[whole:]
+
+
 class CeilingTracker:
-    """Remembers the pages of finished requests, each by the hash of itself and all before it."""
+    """Remembers the pages of finished requests; about 100 bytes of memory a page."""
 
     def __init__(self, page_size: int, mode: CacheMode) -> None:
         """`page_size` in tokens.
@@ -45,27 +71,22 @@ class CeilingTracker:
             )
         self._page_size = page_size
         self._mode = mode
-        self._pages: set[bytes] = set()
+        self._pages: set[int] = set()
 
-    def at_send(self, prompt_ids: Sequence[int]) -> int:
-        """Ceiling in tokens of a prompt that is being sent."""
+    def at_send(self, prompt_pages: Sequence[int], prompt_tokens: int) -> int:
+        """Ceiling in tokens of a prompt that is being sent, from the ids of its whole pages."""
         pages = 0
-        for page in self._chain(prompt_ids[: len(prompt_ids) - 1]):
+        for page in prompt_pages[: (prompt_tokens - 1) // self._page_size]:
             if page not in self._pages:
                 break
             pages += 1
         return pages * self._page_size
 
-    def finished(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> None:
-        """Take in a request whose whole answer has arrived."""
-        if self._mode == "full_offload":
-            self._pages.update(self._chain([*prompt_ids, *answer_ids[:-1]]))
-        else:
-            self._pages.update(self._chain(prompt_ids))
+    def finished(self, prompt_pages: Iterable[int], answer_pages: Iterable[int]) -> None:
+        """Take in a request whose whole answer has arrived.
 
-    def _chain(self, token_ids: Sequence[int]) -> Iterator[bytes]:
-        page_hash = b""
-        for end in range(self._page_size, len(token_ids) + 1, self._page_size):
-            page = array("q", token_ids[end - self._page_size : end])
-            page_hash = blake2b(page_hash + page.tobytes(), digest_size=16).digest()
-            yield page_hash
+        `answer_pages` are the whole pages of prompt + answer[:-1] beyond those of the prompt.
+        """
+        self._pages.update(prompt_pages)
+        if self._mode == "full_offload":
+            self._pages.update(answer_pages)

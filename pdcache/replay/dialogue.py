@@ -7,7 +7,7 @@ sent and received, so a miss is the cache's and never the tokeniser's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -26,11 +26,9 @@ class ChatTokenizer:
         self._template = template
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        self._special_ids = frozenset(
-            token_id
-            for token_id, token in tokenizer.get_added_tokens_decoder().items()
-            if token.special
-        )
+        added = tokenizer.get_added_tokens_decoder()
+        self._added = frozenset(added)
+        self._special_ids = frozenset(key for key, token in added.items() if token.special)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> ChatTokenizer:
@@ -56,6 +54,29 @@ class ChatTokenizer:
             ) from cause
         return cls(tokenizer, ChatTemplate.from_folder(Path(folder)))
 
+    @property
+    def ordinary_ids(self) -> list[int]:
+        """The tokens of the vocabulary that mean text: none of the added ones."""
+        return sorted(
+            set(self._tokenizer.get_vocab(with_added_tokens=False).values()) - self._added
+        )
+
+    def ids(self, text: str) -> tuple[int, ...]:
+        """Tokens of an answer that came as text; they may not be those that were sampled."""
+        return tuple(self._encode(text)) if text else ()
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Text of an answer, without special tokens."""
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+
+    def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Tokens of a dialogue as a chat endpoint makes them of its messages.
+
+        Raises:
+            ReplayError: the chat template refuses it.
+        """
+        return self._encode(self._template.render([dict(message) for message in messages]))
+
     def first_prompt(self, system: str | None, user: str) -> list[int]:
         """Tokens of a dialogue's first prompt.
 
@@ -63,7 +84,7 @@ class ChatTokenizer:
             ReplayError: the chat template refuses it.
         """
         messages = [{"role": "system", "content": system}] if system is not None else []
-        return self._encode(self._template.render([*messages, _user(user)]))
+        return self.prompt([*messages, _user(user)])
 
     def between(self, user: str) -> list[int]:
         """Tokens that stand between an answer and the answer to `user`.

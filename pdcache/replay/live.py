@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -17,13 +18,39 @@ from pdcache.replay.records import RequestRecord
 from pdcache.replay.spec import ReplayEvent, ReplayStarted, TurnDone, TurnSent
 
 _REDRAW_S = 0.25
+_SHOWN_REQUESTS = 512
+
+
+def _newest() -> deque[float]:
+    return deque(maxlen=_SHOWN_REQUESTS)
+
+
+@dataclass
+class _Turn:
+    """What is shown of one turn: counts of all its requests, times of the newest."""
+
+    done: int = 0
+    hit: int = 0
+    ceiling: int = 0
+    ttfts_s: deque[float] = field(default_factory=_newest)
+    tpots_s: deque[float] = field(default_factory=_newest)
+
+    def add(self, record: RequestRecord) -> None:
+        self.done += 1
+        self.hit += record.cached.total
+        self.ceiling += record.ceiling_tokens
+        if record.ttft_s is not None:
+            self.ttfts_s.append(record.ttft_s)
+        if record.tpot_s is not None:
+            self.tpots_s.append(record.tpot_s)
 
 
 class LiveView:
     """A context manager to give to `run_replay` as `on_event`.
 
     On a terminal it redraws a table, at most four times a second; elsewhere it prints a line
-    at most every `line_every_s` seconds, and one at the end.
+    at most every `line_every_s` seconds, and one at the end. Medians are those of the newest 512
+    requests of a turn.
     """
 
     def __init__(
@@ -40,8 +67,8 @@ class LiveView:
             self._live = Live(console=self._console, auto_refresh=False)
         self._every_s = _REDRAW_S if self._live else line_every_s
         self._shown_at_s = clock()
-        self._planned = self._running = self._errors = self._not_sent = 0
-        self._done: dict[int, list[RequestRecord]] = defaultdict(list)
+        self._planned = self._before = self._running = self._errors = self._not_sent = 0
+        self._turns: dict[int, _Turn] = defaultdict(_Turn)
 
     def __enter__(self) -> LiveView:
         self._shown_at_s = self._clock()
@@ -62,18 +89,17 @@ class LiveView:
     def __call__(self, event: ReplayEvent) -> None:
         """Take an event of the replay."""
         match event:
-            case ReplayStarted(requests):
-                self._planned = requests
+            case ReplayStarted(requests, done):
+                self._planned, self._before = requests, done
             case TurnSent():
                 self._running += 1
-            case TurnDone(record, not_sent):
-                if record.error is None or record.error.kind != "before_turn":
-                    self._running -= 1
+            case TurnDone(record, not_sent, sent):
+                self._running -= sent
                 self._not_sent += not_sent
                 if record.error:
                     self._errors += 1
                 else:
-                    self._done[record.turn].append(record)
+                    self._turns[record.turn].add(record)
         if self._clock() - self._shown_at_s >= self._every_s:
             self._show()
 
@@ -85,7 +111,7 @@ class LiveView:
             self._console.print(self._line(), soft_wrap=True, highlight=False)
 
     def _counts(self) -> str:
-        done = sum(len(records) for records in self._done.values())
+        done = self._before + sum(turn.done for turn in self._turns.values())
         counts = f"{done}/{self._planned} requests done, {self._running} running"
         counts += f", {self._errors} failed"
         return counts + (f" ({self._not_sent} not sent)" if self._not_sent else "")
@@ -106,19 +132,13 @@ class LiveView:
         return table
 
     def _stats(self) -> list[tuple[str, str, str, str, str]]:
-        rows = []
-        for turn, records in sorted(self._done.items()):
-            ceiling = sum(record.ceiling_tokens for record in records)
-            hit = sum(record.cached.total for record in records)
-            ttfts = [record.ttft_s for record in records if record.ttft_s is not None]
-            tpots = [record.tpot_s for record in records if record.tpot_s is not None]
-            rows.append(
-                (
-                    str(turn),
-                    str(len(records)),
-                    seconds(percentile(ttfts, 0.5)),
-                    milliseconds(percentile(tpots, 0.5)),
-                    ratio(hit / ceiling if ceiling else None),
-                )
+        return [
+            (
+                str(number),
+                str(turn.done),
+                seconds(percentile(turn.ttfts_s, 0.5)),
+                milliseconds(percentile(turn.tpots_s, 0.5)),
+                ratio(turn.hit / turn.ceiling if turn.ceiling else None),
             )
-        return rows
+            for number, turn in sorted(self._turns.items())
+        ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -26,7 +26,8 @@ class RequestError:
     """Why a request did not complete.
 
     `kind` is one of: connect, http_<status>, stream_error (an error event in the stream),
-    bad_event (an event that is not SGLang's), aborted, broken_stream, timeout, before_turn.
+    bad_event (an event that is not of the dialect), aborted, broken_stream, timeout; and of
+    requests that were not sent: before_turn, context (longer than the model's context).
     """
 
     kind: str
@@ -41,14 +42,15 @@ class RequestRecord:
         session: the session's name.
         turn: 1-based number of the turn.
         prompt_tokens: tokens sent.
-        output_ids: the answer, in tokens.
+        output_ids: the answer, in tokens; made of its text where the target sends no tokens.
         cached: prompt tokens served from each tier, as the server reports them.
         ceiling_tokens: prompt tokens an unlimited cache could have served when it was sent.
         sent_s: when it was sent, in seconds from the start of the replay.
         send_lag_s: seconds by which the client itself sent it late.
         ttft_s: seconds from sending to the first token; None without one.
         gaps_s: seconds between neighbouring tokens, one fewer than tokens. Tokens of one
-            event arrive together: the first has the gap, the others 0.
+            event arrive together: the first has the gap, the others 0. Where the target sends
+            no tokens: between neighbouring events.
         latency_s: seconds from sending to the end of the stream or to the error.
         error: None when the answer is complete.
         worker: URL of the (decode) worker that answered, when the gateway names it.
@@ -56,7 +58,8 @@ class RequestRecord:
         prompt_ids_hash: hash of the tokens sent.
         finished_s: when it ended, in seconds from the start of the replay.
         expected_output_tokens: tokens that were asked for.
-        warmup: sent outside of the steady-state window.
+        warmup: sent before the steady-state window.
+        counted_tokens: tokens of the answer as the server counted them, where it sends none.
     """
 
     session: str
@@ -77,20 +80,27 @@ class RequestRecord:
     finished_s: float = 0.0
     expected_output_tokens: int = 0
     warmup: bool = False
+    counted_tokens: int | None = None
 
     @property
     def output_tokens(self) -> int:
         """Tokens of the answer that arrived."""
-        return len(self.output_ids)
+        return len(self.output_ids) if self.counted_tokens is None else self.counted_tokens
 
     @property
     def tpot_s(self) -> float | None:
         """Seconds a token after the first: (last - first) / (tokens - 1); None under two."""
-        return sum(self.gaps_s) / len(self.gaps_s) if self.gaps_s else None
+        steps = len(self.gaps_s) if self.counted_tokens is None else self.counted_tokens - 1
+        return sum(self.gaps_s) / steps if self.gaps_s and steps > 0 else None
 
     def to_json(self) -> dict[str, Any]:
         """The record as a line of `requests.jsonl`."""
-        return {**asdict(self), "output_tokens": self.output_tokens}
+        return {
+            **vars(self),
+            "cached": vars(self.cached),
+            "error": vars(self.error) if self.error else None,
+            "output_tokens": self.output_tokens,
+        }
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> RequestRecord:
@@ -109,8 +119,29 @@ class RequestRecord:
 
 
 @dataclass(frozen=True)
+class ReplaySummary:
+    """How a replay ended; its records are in its folder.
+
+    Attributes:
+        planned: turns of all sessions.
+        completed: turns that have a whole answer, those of a run that was resumed included.
+        failed: turns whose last try failed.
+        wall_s: seconds from the start to the end of the last request.
+        first_error: the first record that failed.
+        gave_up: why sending was stopped before all sessions had their turn, or None.
+    """
+
+    planned: int
+    completed: int
+    failed: int
+    wall_s: float
+    first_error: RequestRecord | None = None
+    gave_up: str | None = None
+
+
+@dataclass(frozen=True)
 class ReplayResult:
-    """A finished replay.
+    """A replay with all its records, as it was read from its folder.
 
     Attributes:
         target: the address it ran against.

@@ -1,16 +1,19 @@
-"""The replay: sessions in a closed loop against one target."""
+"""The replay: sessions against one target, in a closed or an open loop."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import nullcontext
 
 from pdcache.replay.ceiling import CeilingTracker
-from pdcache.replay.client import GenerateClient, GenerateRequest
-from pdcache.replay.dialogue import ChatTokenizer
-from pdcache.replay.records import CachedTokens, ReplayResult, RequestError, RequestRecord
+from pdcache.replay.client import GenerateClient
+from pdcache.replay.clock import Clock
+from pdcache.replay.journal import Journal
+from pdcache.replay.outage import Outage
+from pdcache.replay.past import Past
+from pdcache.replay.prompts import PromptMaker, Prompts
+from pdcache.replay.records import ReplaySummary
 from pdcache.replay.sessions import Session
 from pdcache.replay.spec import (
     BeforeTurn,
@@ -18,179 +21,179 @@ from pdcache.replay.spec import (
     ReplayEvent,
     ReplaySpec,
     ReplayStarted,
-    TurnDone,
-    TurnSent,
     check_spec,
 )
+from pdcache.replay.timeline import Timeline
+from pdcache.replay.turns import TurnRunner
+
+# Sessions of an open loop whose prompts are made before they are due.
+_AHEAD = 64
+
+_Due = tuple[float, Session]
+_Opened = tuple[float, Session, Prompts]
 
 
 async def run_replay(
     spec: ReplaySpec,
     target: str,
+    journal: Journal,
     *,
+    past: Past | None = None,
+    timeline: Timeline | None = None,
     on_event: OnEvent | None = None,
     before_turn: BeforeTurn | None = None,
-) -> ReplayResult:
-    """Replay `spec` against `target` (`http://host:port`).
+) -> ReplaySummary:
+    """Replay `spec` against `target` (`http://host:port`) and write `journal` as it goes.
 
-    A session sends its next turn `think_s` after the answer, on top of all before it. A turn
-    that fails is recorded and ends its session; the others go on. `before_turn(session, turn)`
-    is awaited before each sending, turns counted from 1; what it raises is recorded as that
-    turn's error. Every prompt is tokenised before the start, so no request waits for it.
+    A session sends its next turn `think_s` after the answer. A turn that fails is recorded and
+    ends its session; the others go on. `before_turn(session, turn)` is awaited before each
+    sending, turns counted from 1; what it raises is recorded as that turn's error. `past` is what
+    an earlier run left: its answers are not asked for again. `timeline` samples while requests
+    run. When this is cancelled, requests that run are dropped and all files are whole.
 
     Raises:
-        ReplayError: the spec or the target cannot be used; nothing was sent.
+        ReplayError: the spec or the target cannot be used, and nothing was sent; or the journal
+            cannot be written.
     """
     check_spec(spec)
-    prompts = {session.session: _Prompts.of(session, spec.tokenizer) for session in spec.sessions}
+    past = past or Past()
+    maker = PromptMaker(spec.tokenizer, chat=spec.dialect.chat)
+    for session in spec.sessions:
+        maker.check(session)
+    maker.open(spec.sessions[0])
     tracker = CeilingTracker(spec.page_size, spec.mode)
+    past.fill(tracker)
     tell = on_event or _ignore
-    planned = sum(len(session.turns) for session in spec.sessions)
-    async with GenerateClient(target, timeout_s=spec.timeout_s) as client:
+    async with GenerateClient(target, timeout_s=spec.timeout_s, dialect=spec.dialect) as client:
         await client.check_reachable()
-        tell(ReplayStarted(planned))
-        replay = _Replay(spec, client, tracker, prompts, tell, before_turn)
-        pending = iter(sorted(spec.sessions, key=lambda session: session.start_s))
-        async with asyncio.TaskGroup() as slots:
-            for _ in range(min(spec.concurrency, len(spec.sessions))):
-                slots.create_task(replay.run_sessions(pending))
-        wall_s = replay.elapsed_s()
-    return ReplayResult(
-        target=client.target,
-        mode=spec.mode,
-        page_size=spec.page_size,
-        requests_planned=planned,
+        tell(ReplayStarted(spec.planned, past.completed))
+        clock = Clock(past.elapsed_s)
+        turns = TurnRunner(spec, client, journal, tracker, clock, tell, before_turn, past)
+        loop = _Loop(spec, past, maker, turns, clock, Outage(client, spec.give_up_s))
+        async with timeline.during(clock, journal) if timeline else nullcontext():
+            await loop.run()
+            wall_s = clock.now_s()
+    journal.environment |= {
+        "wall_s": wall_s,
+        "complete": loop.gave_up is None,
+        "steady_state": {"from_s": turns.steady_from_s, "to_s": loop.last_begun_s},
+    }
+    return ReplaySummary(
+        planned=spec.planned,
+        completed=past.completed + turns.completed,
+        failed=turns.failed,
         wall_s=wall_s,
-        records=tuple(replay.records),
+        first_error=turns.first_error,
+        gave_up=loop.gave_up,
     )
 
 
-@dataclass(frozen=True)
-class _Prompts:
-    first: list[int]
-    between: list[list[int]]
+class _Loop:
+    """Begins sessions, and sees to it that the turns of each follow one another.
 
-    @classmethod
-    def of(cls, session: Session, tokenizer: ChatTokenizer) -> _Prompts:
-        return cls(
-            first=tokenizer.first_prompt(session.system, session.turns[0].user),
-            between=[tokenizer.between(turn.user) for turn in session.turns[1:]],
-        )
+    Attributes:
+        last_begun_s: when the last session began; from then on the load falls.
+    """
 
-
-class _Replay:
     def __init__(
         self,
         spec: ReplaySpec,
-        client: GenerateClient,
-        tracker: CeilingTracker,
-        prompts: Mapping[str, _Prompts],
-        tell: OnEvent,
-        before_turn: BeforeTurn | None,
+        past: Past,
+        maker: PromptMaker,
+        turns: TurnRunner,
+        clock: Clock,
+        outage: Outage,
     ) -> None:
-        self.records: list[RequestRecord] = []
-        self._spec = spec
-        self._client = client
-        self._tracker = tracker
-        self._prompts = prompts
-        self._tell = tell
-        self._before_turn = before_turn
-        self._start_s = time.perf_counter()
+        self.last_begun_s: float | None = None
+        self._spec, self._past, self._maker = spec, past, maker
+        self._turns, self._clock, self._outage = turns, clock, outage
 
-    def elapsed_s(self) -> float:
-        return time.perf_counter() - self._start_s
+    @property
+    def gave_up(self) -> str | None:
+        """Why sending was stopped, if it was."""
+        return self._outage.gave_up
 
-    async def run_sessions(self, pending: Iterator[Session]) -> None:
-        for session in pending:
-            await self._run_session(session)
+    async def run(self) -> None:
+        """Run all sessions that are not finished.
 
-    async def _run_session(self, session: Session) -> None:
-        prompts = self._prompts[session.session]
-        prompt = prompts.first
-        ready_s = max(self.elapsed_s(), session.start_s)
-        for index, turn in enumerate(session.turns):
-            due_s = ready_s + turn.think_s
-            await asyncio.sleep(max(0.0, due_s - self.elapsed_s()))
-            record = await self._run_turn(session, index, prompt, due_s)
-            ready_s = self.elapsed_s()
-            self.records.append(record)
-            not_sent = len(session.turns) - index - 1 if record.error else 0
-            self._tell(TurnDone(record, not_sent))
-            if record.error:
-                return
-            if index < len(prompts.between):
-                prompt = self._spec.tokenizer.join(
-                    prompt, record.output_ids, prompts.between[index]
-                )
-
-    async def _run_turn(
-        self, session: Session, index: int, prompt: list[int], due_s: float
-    ) -> RequestRecord:
-        number = index + 1
-        if self._before_turn is not None:
-            error = await self._prepare(self._before_turn, session.session, number)
-            if error:
-                return self._not_sent(session.session, number, len(prompt), error)
-            due_s = self.elapsed_s()
-        ceiling = self._tracker.at_send(prompt)
-        request = GenerateRequest(
-            input_ids=prompt,
-            max_tokens=session.turns[index].max_tokens,
-            headers={
-                **self._spec.headers,
-                "X-Session-ID": session.session,
-                "x-smg-routing-key": session.session,
-            },
-            extra=self._spec.extra_body,
-        )
-        self._tell(TurnSent(session.session, number))
-        answer = await self._client.generate(request)
-        if answer.error is None:
-            self._tracker.finished(prompt, answer.output_ids)
-        sent_s = answer.sent_at_s - self._start_s
-        return RequestRecord(
-            session=session.session,
-            turn=number,
-            prompt_tokens=answer.prompt_tokens or len(prompt),
-            output_ids=answer.output_ids,
-            cached=answer.cached,
-            ceiling_tokens=ceiling,
-            sent_s=sent_s,
-            send_lag_s=max(0.0, sent_s - due_s),
-            ttft_s=answer.ttft_s,
-            gaps_s=answer.gaps_s,
-            latency_s=answer.latency_s,
-            error=answer.error,
-            worker=answer.worker,
-            finished_s=sent_s + answer.latency_s,
-            expected_output_tokens=session.turns[index].max_tokens,
-        )
-
-    async def _prepare(self, hook: BeforeTurn, session: str, turn: int) -> RequestError | None:
+        Raises:
+            ReplayError: the journal cannot be written, or the template refuses a text.
+        """
+        due = self._due()
         try:
-            async with asyncio.timeout(self._spec.timeout_s):
-                await hook(session, turn)
-        except Exception as cause:
-            return RequestError("before_turn", str(cause) or type(cause).__name__)
-        return None
+            async with asyncio.TaskGroup() as tasks:
+                if self._spec.arrivals is not None:
+                    await self._open_loop(tasks, due)
+                else:
+                    pending = iter(due)
+                    for _ in range(min(self._spec.concurrency, len(due))):
+                        tasks.create_task(self._closed_loop(pending))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
 
-    def _not_sent(
-        self, session: str, turn: int, prompt_tokens: int, error: RequestError
-    ) -> RequestRecord:
-        return RequestRecord(
-            session=session,
-            turn=turn,
-            prompt_tokens=prompt_tokens,
-            output_ids=(),
-            cached=CachedTokens(),
-            ceiling_tokens=0,
-            sent_s=self.elapsed_s(),
-            send_lag_s=0.0,
-            ttft_s=None,
-            gaps_s=(),
-            latency_s=0.0,
-            error=error,
-        )
+    def _due(self) -> list[_Due]:
+        """Sessions that are left, with the time before which each does not begin.
+
+        Those that an earlier run had begun go on at once, the others keep their distances.
+        """
+        spec, past = self._spec, self._past
+        scale = spec.time_scale
+        if spec.arrivals is not None:
+            due = spec.arrivals.due(spec.sessions, time_scale=scale, seed=spec.seed)
+        else:
+            ordered = sorted(spec.sessions, key=lambda session: session.start_s)
+            due = [(session.start_s * scale, session) for session in ordered]
+        left = [own for own in due if own[1].session not in past.finished]
+        if past.folder is None:
+            return left
+        begun = [(0.0, session) for _, session in left if session.session in past.answers]
+        new = [own for own in left if own[1].session not in past.answers]
+        first_s = new[0][0] if new else 0.0
+        return begun + [(past.elapsed_s + at_s - first_s, session) for at_s, session in new]
+
+    async def _closed_loop(self, pending: Iterator[_Due]) -> None:
+        for due_s, session in pending:
+            prompts = await asyncio.to_thread(self._open, session)
+            await self._session(session, prompts, max(due_s, self._clock.now_s()))
+            if self.gave_up is not None:
+                return
+
+    async def _open_loop(self, tasks: asyncio.TaskGroup, due: list[_Due]) -> None:
+        opened: asyncio.Queue[_Opened | None] = asyncio.Queue(_AHEAD)
+        ahead = tasks.create_task(self._open_ahead(due, opened))
+        while (own := await opened.get()) is not None:
+            due_s, session, prompts = own
+            await self._clock.wait_until(due_s)
+            if self.gave_up is not None:
+                ahead.cancel()
+                return
+            tasks.create_task(self._session(session, prompts, due_s))
+
+    async def _open_ahead(self, due: list[_Due], opened: asyncio.Queue[_Opened | None]) -> None:
+        for due_s, session in due:
+            prompts = await asyncio.to_thread(self._open, session)
+            await opened.put((max(due_s, self._past.elapsed_s), session, prompts))
+        await opened.put(None)
+
+    def _open(self, session: Session) -> Prompts:
+        prompts = self._maker.open(session)
+        for answer in self._past.answers.get(session.session, ()):
+            prompts.answered(answer)
+        return prompts
+
+    async def _session(self, session: Session, prompts: Prompts, begin_s: float) -> None:
+        self.last_begun_s = self._clock.now_s()
+        ready_s = begin_s
+        done = len(self._past.answers.get(session.session, ()))
+        for number, turn in enumerate(session.turns[done:], start=done + 1):
+            due_s = ready_s + turn.think_s * self._spec.time_scale
+            record = await self._turns.run(session, number, prompts.next(), due_s)
+            ready_s = self._clock.now_s()
+            if record.error is not None:
+                if record.error.kind == "connect":
+                    await self._outage.over()
+                return
+            prompts.answered(record.output_ids)
 
 
 def _ignore(event: ReplayEvent) -> None:

@@ -74,8 +74,6 @@ class Environment:
         Raises:
             ValueError, KeyError, TypeError: it is not one that this version reads.
         """
-        if data["schema"] != 1:
-            raise ValueError(f"schema {data['schema']} is unknown")
         if data["mode"] not in get_args(CacheMode):
             raise ValueError(f"mode {data['mode']!r} is unknown")
         if not isinstance(data["page_size"], int) or data["page_size"] < 1:

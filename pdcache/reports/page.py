@@ -35,8 +35,6 @@ def _head(report: Report, title: str) -> str:
     alerts = []
     if not report["complete"]:
         alerts.append("The replay was cut short: what follows is of the requests until then.")
-    if report["cut_files"]:
-        alerts.append(f"The last line was only half written in {', '.join(report['cut_files'])}.")
     if report["errors"]:
         kinds = ", ".join(f"{kind} {count}" for kind, count in report["error_kinds"].items())
         alerts.append(f"Failed requests: {report['errors']} ({kinds}).")

@@ -41,7 +41,6 @@ def build_report(run: RunFolder, slo: Slo | None = None) -> Report:
         "reuse": environment.reuse,
         "started_at": environment.started_at,
         "complete": environment.complete,
-        "cut_files": list(run.cut),
         "wall_s": run.wall_s,
         "window_s": window_s(run),
         "requests": {

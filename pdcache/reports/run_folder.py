@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from pdcache.errors import ReplayError
 from pdcache.replay.ceiling import CacheMode
+from pdcache.replay.journal import (
+    ENVIRONMENT_FILE,
+    PAGES_FILE,
+    REQUESTS_FILE,
+    TIMELINE_FILE,
+    read_environment,
+    read_lines,
+    unreadable,
+)
 from pdcache.replay.records import ReplayResult, RequestRecord
 from pdcache.reports.environment import Environment
-
-ENVIRONMENT_FILE = "environment.json"
-REQUESTS_FILE = "requests.jsonl"
-PAGES_FILE = "pages.jsonl"
-TIMELINE_FILE = "timeline.jsonl"
 
 Key = tuple[str, int]
 _Line = TypeVar("_Line")
@@ -58,14 +60,12 @@ class RunFolder:
         requests: in order of completion; of a request that was sent again, the last record.
         pages: by session and turn; none for a request that failed.
         timeline: in order of time.
-        cut: files whose last line was only half written, and is left out.
     """
 
     environment: Environment
     requests: tuple[RequestRecord, ...]
     pages: Mapping[Key, Pages] = field(default_factory=dict)
     timeline: tuple[Sample, ...] = ()
-    cut: tuple[str, ...] = ()
 
     @property
     def completed(self) -> tuple[RequestRecord, ...]:
@@ -88,25 +88,20 @@ class RunFolder:
     def read(cls, folder: str | Path) -> RunFolder:
         """Read a folder; `pages.jsonl` and `timeline.jsonl` may be missing.
 
-        A last line that was cut by a kill is left out and named in `cut`.
+        A last line that was cut by a kill is left out.
 
         Raises:
             ReplayError: naming file:line, when it is not a run that this version reads.
         """
         path = Path(folder)
-        environment = _environment(path / ENVIRONMENT_FILE)
-        cut: list[str] = []
-        if not (path / REQUESTS_FILE).is_file():
-            raise _unreadable(path / REQUESTS_FILE, "it is missing")
-        requests = _lines(path / REQUESTS_FILE, RequestRecord.from_json, cut)
-        pages = _lines(path / PAGES_FILE, _pages, cut)
-        timeline = _lines(path / TIMELINE_FILE, _sample, cut)
+        environment = _environment(path)
+        requests = _lines(path / REQUESTS_FILE, RequestRecord.from_json)
+        timeline = _lines(path / TIMELINE_FILE, _sample)
         return cls(
             environment=environment,
-            requests=tuple({(record.session, record.turn): record for record in requests}.values()),
-            pages=dict(pages),
+            requests=_newest(requests),
+            pages=dict(_lines(path / PAGES_FILE, _pages)),
             timeline=tuple(sorted(timeline, key=lambda sample: sample.at_s)),
-            cut=tuple(cut),
         )
 
     @classmethod
@@ -123,47 +118,31 @@ class RunFolder:
         return cls(environment, result.records)
 
 
-def _environment(path: Path) -> Environment:
+def _newest(records: Iterable[RequestRecord]) -> tuple[RequestRecord, ...]:
+    """Of a turn that was sent again the last record, where that one stands."""
+    newest: dict[Key, RequestRecord] = {}
+    for record in records:
+        newest.pop((record.session, record.turn), None)
+        newest[record.session, record.turn] = record
+    return tuple(newest.values())
+
+
+def _environment(folder: Path) -> Environment:
     try:
-        return Environment.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise _unreadable(path, "it is missing") from None
-    except KeyError as cause:
-        raise _unreadable(path, f"the key {cause} is missing") from cause
-    except (OSError, ValueError, TypeError, AttributeError) as cause:
-        raise _unreadable(path, str(cause)) from cause
+        return Environment.from_json(read_environment(folder))
+    except (ValueError, KeyError, TypeError, AttributeError) as cause:
+        raise unreadable(str(folder / ENVIRONMENT_FILE), cause) from cause
 
 
-def _lines(path: Path, parse: Callable[[Mapping[str, Any]], _Line], cut: list[str]) -> list[_Line]:
+def _lines(path: Path, parse: Callable[[Mapping[str, Any]], _Line]) -> list[_Line]:
     """Every line of a file; none when it is missing."""
-    if not path.is_file():
-        return []
-    try:
-        *whole, rest = path.read_bytes().split(b"\n")
-    except OSError as cause:
-        raise _unreadable(path, str(cause)) from cause
     parsed = []
-    for number, line in enumerate(whole, start=1):
-        if line.strip():
-            parsed.append(_parse(line, f"{path}:{number}", parse))
-    if rest.strip():
+    for number, line in enumerate(read_lines(path), start=1):
         try:
-            parsed.append(_parse(rest, f"{path}:{len(whole) + 1}", parse))
-        except ReplayError:
-            cut.append(path.name)
+            parsed.append(parse(line))
+        except (KeyError, ValueError, TypeError, AttributeError) as cause:
+            raise unreadable(f"{path}:{number}", cause) from cause
     return parsed
-
-
-def _parse(line: bytes, where: str, parse: Callable[[Mapping[str, Any]], _Line]) -> _Line:
-    try:
-        data = json.loads(line)
-        if not isinstance(data, dict):
-            raise TypeError("the line is not a JSON object")
-        return parse(data)
-    except KeyError as cause:
-        raise _unreadable(where, f"the key {cause} is missing") from cause
-    except (ValueError, TypeError, AttributeError) as cause:
-        raise _unreadable(where, str(cause)) from cause
 
 
 def _pages(line: Mapping[str, Any]) -> tuple[Key, Pages]:
@@ -178,11 +157,3 @@ def _pages(line: Mapping[str, Any]) -> tuple[Key, Pages]:
 def _sample(line: Mapping[str, Any]) -> Sample:
     values = {str(name): float(value) for name, value in line["values"].items()}
     return Sample(float(line["at_s"]), str(line["worker"]), str(line["role"]), values)
-
-
-def _unreadable(where: Path | str, what: str) -> ReplayError:
-    return ReplayError(
-        f"there is no readable replay: {what}.",
-        where=str(where),
-        remedy="Give a folder that `pdcache replay --out` wrote.",
-    )

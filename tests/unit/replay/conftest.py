@@ -14,7 +14,15 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from pdcache.replay import ChatTokenizer
+from pdcache.replay import (
+    ChatTokenizer,
+    Journal,
+    ReplayResult,
+    ReplaySpec,
+    ReplaySummary,
+    read_run,
+    run_replay,
+)
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>'"
@@ -55,6 +63,30 @@ class Exchange:
         await self.writer.drain()
 
 
+@dataclass
+class Replayed:
+    """A replay as it ended, and as its folder tells it."""
+
+    summary: ReplaySummary
+    result: ReplayResult
+    folder: Path
+
+
+def environment(target: str, spec: ReplaySpec) -> dict[str, Any]:
+    """The least that `environment.json` must say."""
+    return {
+        "schema": 1, "target": target, "mode": spec.mode, "page_size": spec.page_size,
+        "spec": {"requests_planned": spec.planned}, "wall_s": None, "complete": False,
+    }  # fmt: skip
+
+
+async def into(folder: Path, spec: ReplaySpec, url: str, **options: Any) -> Replayed:
+    """Replay into a folder."""
+    with Journal(folder, environment(url, spec)) as journal:
+        summary = await run_replay(spec, url, journal, **options)
+    return Replayed(summary, read_run(folder), folder)
+
+
 Script = Callable[[Exchange], Awaitable[None]]
 
 
@@ -66,6 +98,20 @@ class Stub:
     health: int = 200
     url: str = ""
     received: list[Exchange] = field(default_factory=list)
+    server: asyncio.Server | None = None
+    port: int = 0
+
+    async def open(self, port: int = 0) -> None:
+        """Listen, again at the same port after `close`."""
+        self.server = await asyncio.start_server(self.serve, "127.0.0.1", port)
+        self.port = self.server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def close(self) -> None:
+        """Refuse connections from here on; those that are open stay."""
+        if self.server is not None:
+            self.server.close()
+            self.server = None
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -130,14 +176,32 @@ def stub() -> Callable[..., contextlib.AbstractAsyncContextManager[Stub]]:
     @contextlib.asynccontextmanager
     async def start(script: Script, health: int = 200) -> AsyncIterator[Stub]:
         running = Stub(script, health)
-        server = await asyncio.start_server(running.serve, "127.0.0.1", 0)
-        running.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await running.open()
         try:
             yield running
         finally:
-            server.close()
+            running.close()
 
     return start
+
+
+@pytest.fixture
+def replay(stub: Any, tmp_path: Path) -> Callable[..., Replayed]:
+    """Replay a spec against a stub that answers by a script, into a folder of its own."""
+
+    def run(script: Script, spec: ReplaySpec, folder: str = "run", **options: Any) -> Replayed:
+        async def go() -> Replayed:
+            async with stub(script) as server:
+                return await into(tmp_path / folder, spec, server.url, **options)
+
+        return asyncio.run(go())
+
+    return run
+
+
+@pytest.fixture(name="into")
+def _into() -> Callable[..., Awaitable[Replayed]]:
+    return into
 
 
 @pytest.fixture

@@ -5,14 +5,14 @@ import json
 import pytest
 
 from pdcache.replay import CachedTokens
-from pdcache.replay.answer_stream import AnswerStream
+from pdcache.replay.answer_stream import GenerateStream
 
 
-def fed(*events: object) -> AnswerStream:
-    stream = AnswerStream()
+def fed(*events: object) -> GenerateStream:
+    stream = GenerateStream()
     for at_s, event in enumerate(events):
         data = event if isinstance(event, str) else json.dumps(event)
-        stream.feed(f"data: {data}".encode(), float(at_s))
+        stream.feed(data.encode(), float(at_s))
     return stream
 
 
@@ -45,10 +45,8 @@ def test_a_finish_reason_ends_the_answer_before_the_end_marker() -> None:
     assert fed(event([5], 1, finish_reason={"type": "length"})).done
 
 
-def test_comments_blank_lines_and_what_follows_the_end_are_ignored() -> None:
+def test_what_follows_the_end_is_ignored() -> None:
     stream = fed(event([5], 1), "[DONE]", event([9], 2))
-    for line in (b"", b": ping", b"\r"):
-        stream.feed(line, 9.0)
     assert stream.output_ids == [5]
     assert stream.error is None
 
@@ -80,6 +78,8 @@ def test_two_tiers_without_storage_are_read() -> None:
         ("[1]", "bad_event", "[1]"),
         ({"output_ids": "abc"}, "bad_event", '"abc"'),
         ({"output_ids": ["a"]}, "bad_event", '["a"]'),
+        ({"output_ids": [-1]}, "bad_event", "[-1]"),
+        ("[" * 100_000, "bad_event", "[[["),
         ({"output_ids": [1], "meta_info": "m"}, "bad_event", '"m"'),
     ],
 )

@@ -35,6 +35,7 @@ def done(turn: int, error: RequestError | None = None) -> TurnDone:
             error=error,
         ),
         not_sent=3 if error else 0,
+        sent=error is None or error.kind != "before_turn",
     )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +9,8 @@ import pytest
 from pdcache.errors import ReplayError
 from pdcache.replay import (
     ChatTokenizer,
+    Journal,
     ReplayEvent,
-    ReplayResult,
     ReplaySpec,
     ReplayStarted,
     Session,
@@ -55,14 +56,6 @@ def chats(tokenizer: ChatTokenizer, sessions: int = 3, **options: Any) -> Replay
     return ReplaySpec(chat, tokenizer, page_size=PAGE, mode="full_offload", **options)
 
 
-def replayed(stub: Any, script: Any, spec: ReplaySpec, **options: Any) -> ReplayResult:
-    async def run() -> ReplayResult:
-        async with stub(script) as server:
-            return await run_replay(spec, server.url, **options)
-
-    return asyncio.run(run())
-
-
 def engine(answer: Any, answer_ids: Any, cache: UnlimitedCache) -> Any:
     async def script(exchange: Any) -> None:
         ids = answer_ids(exchange.body)
@@ -72,10 +65,10 @@ def engine(answer: Any, answer_ids: Any, cache: UnlimitedCache) -> Any:
 
 
 def test_an_engine_that_keeps_all_is_at_the_ceiling(
-    stub: Any, answer: Any, answer_ids: Any, tokenizer: ChatTokenizer
+    replay: Any, answer: Any, answer_ids: Any, tokenizer: ChatTokenizer
 ) -> None:
     script = engine(answer, answer_ids, UnlimitedCache(answers=True))
-    result = replayed(stub, script, chats(tokenizer, concurrency=1))
+    result = replay(script, chats(tokenizer, concurrency=1)).result
     report = build_report(RunFolder.of_result(result))
     assert [turn["hit_over_ceiling"] for turn in report["turns"]] == [1.0, 1.0, 1.0]
     # The second and third session find the system prompt that the first one left.
@@ -85,11 +78,12 @@ def test_an_engine_that_keeps_all_is_at_the_ceiling(
 
 
 def test_an_engine_that_forgets_answers_stays_below_the_ceiling(
-    stub: Any, answer: Any, answer_ids: Any, tokenizer: ChatTokenizer
+    replay: Any, answer: Any, answer_ids: Any, tokenizer: ChatTokenizer
 ) -> None:
     script = engine(answer, answer_ids, UnlimitedCache(answers=False))
-    result = replayed(stub, script, chats(tokenizer, concurrency=1))
-    report = build_report(RunFolder.of_result(result))
+    report = build_report(
+        RunFolder.of_result(replay(script, chats(tokenizer, concurrency=1)).result)
+    )
     lost = report["losses"]["unexplained_tokens"]
     # Six later turns miss an answer of 10 tokens with KV: two or three whole pages each.
     assert 6 * 2 * PAGE <= lost <= 6 * 3 * PAGE
@@ -97,7 +91,7 @@ def test_an_engine_that_forgets_answers_stays_below_the_ceiling(
 
 
 def test_each_prompt_stands_on_the_tokens_before_it(
-    stub: Any, answer: Any, answer_ids: Any, tokenizer: ChatTokenizer
+    replay: Any, answer: Any, answer_ids: Any, tokenizer: ChatTokenizer
 ) -> None:
     bodies: list[list[int]] = []
     headers: list[dict[str, str]] = []
@@ -107,7 +101,7 @@ def test_each_prompt_stands_on_the_tokens_before_it(
         headers.append(exchange.headers)
         await answer(exchange, answer_ids(exchange.body))
 
-    result = replayed(stub, script, chats(tokenizer, sessions=1))
+    result = replay(script, chats(tokenizer, sessions=1)).result
     for earlier, later, record in zip(bodies, bodies[1:], result.records, strict=False):
         known = [*earlier, *record.output_ids]
         assert later[: len(known)] == known
@@ -116,7 +110,7 @@ def test_each_prompt_stands_on_the_tokens_before_it(
 
 
 def test_a_failed_turn_ends_its_session_and_no_other(
-    stub: Any, answer: Any, answer_ids: Any, tokenizer: ChatTokenizer
+    replay: Any, answer: Any, answer_ids: Any, tokenizer: ChatTokenizer
 ) -> None:
     async def script(exchange: Any) -> None:
         if exchange.headers["x-session-id"] == "s2":
@@ -126,7 +120,7 @@ def test_a_failed_turn_ends_its_session_and_no_other(
             await answer(exchange, answer_ids(exchange.body))
 
     events: list[ReplayEvent] = []
-    result = replayed(stub, script, chats(tokenizer), on_event=events.append)
+    result = replay(script, chats(tokenizer), on_event=events.append).result
     assert [(r.session, r.turn) for r in result.failed] == [("s2", 1)]
     assert sorted((r.session, r.turn) for r in result.completed) == [
         (name, turn) for name in ("s1", "s3") for turn in (1, 2, 3)
@@ -137,7 +131,7 @@ def test_a_failed_turn_ends_its_session_and_no_other(
 
 
 def test_a_failed_request_raises_no_ceiling(
-    stub: Any, answer: Any, tokenizer: ChatTokenizer
+    replay: Any, answer: Any, tokenizer: ChatTokenizer
 ) -> None:
     async def script(exchange: Any) -> None:
         if exchange.headers["x-session-id"] == "a":
@@ -149,14 +143,14 @@ def test_a_failed_request_raises_no_ceiling(
 
     sessions = [Session(name, (Turn("The same question.", 2),)) for name in ("a", "b", "c")]
     spec = ReplaySpec(sessions, tokenizer, page_size=1, mode="prefill_only", concurrency=1)
-    failed, first, second = replayed(stub, script, spec).records
+    failed, first, second = replay(script, spec).result.records
     assert failed.error is not None
     assert first.ceiling_tokens == 0
     assert second.ceiling_tokens == second.prompt_tokens - 1
 
 
 def test_no_more_sessions_run_than_allowed(
-    stub: Any, answer: Any, answer_ids: Any, tokenizer: ChatTokenizer
+    replay: Any, answer: Any, answer_ids: Any, tokenizer: ChatTokenizer
 ) -> None:
     running: set[str] = set()
     most: list[int] = []
@@ -174,38 +168,38 @@ def test_no_more_sessions_run_than_allowed(
         if isinstance(event, TurnDone) and event.record.turn == 3:
             running.discard(event.record.session)
 
-    result = replayed(stub, script, chats(tokenizer, sessions=5, concurrency=2), on_event=ended)
+    result = replay(script, chats(tokenizer, sessions=5, concurrency=2), on_event=ended).result
     assert len(result.completed) == 15
     assert max(most) == 2
 
 
 def test_think_time_and_start_are_waited_for_and_are_no_lag(
-    stub: Any, answer: Any, answer_ids: Any, tokenizer: ChatTokenizer
+    replay: Any, answer: Any, answer_ids: Any, tokenizer: ChatTokenizer
 ) -> None:
     async def script(exchange: Any) -> None:
         await answer(exchange, answer_ids(exchange.body))
 
     session = Session("s1", (Turn("Hi.", 2), Turn("And?", 2, think_s=0.3)), start_s=0.2)
     spec = ReplaySpec([session], tokenizer, page_size=PAGE, mode="prefill_only")
-    first, second = replayed(stub, script, spec).records
+    first, second = replay(script, spec).result.records
     assert first.sent_s >= 0.2
     assert second.sent_s - (first.sent_s + first.latency_s) >= 0.3
     assert second.send_lag_s < second.sent_s - first.sent_s - 0.3
 
 
 def test_sessions_begin_in_the_order_of_their_start(
-    stub: Any, answer: Any, answer_ids: Any, tokenizer: ChatTokenizer
+    replay: Any, answer: Any, answer_ids: Any, tokenizer: ChatTokenizer
 ) -> None:
     async def script(exchange: Any) -> None:
         await answer(exchange, answer_ids(exchange.body))
 
     late, early = (Session(n, (Turn("Hi.", 2),), start_s=s) for n, s in (("a", 0.05), ("b", 0.0)))
     spec = ReplaySpec([late, early], tokenizer, page_size=1, mode="prefill_only", concurrency=1)
-    assert [record.session for record in replayed(stub, script, spec).records] == ["b", "a"]
+    assert [record.session for record in replay(script, spec).result.records] == ["b", "a"]
 
 
 def test_the_hook_runs_before_each_sending(
-    stub: Any, answer: Any, answer_ids: Any, tokenizer: ChatTokenizer
+    replay: Any, answer: Any, answer_ids: Any, tokenizer: ChatTokenizer
 ) -> None:
     order: list[tuple[str, str, int]] = []
 
@@ -220,13 +214,13 @@ def test_the_hook_runs_before_each_sending(
             order.append(("sent", event.session, event.turn))
 
     spec = chats(tokenizer, sessions=1)
-    replayed(stub, script, spec, before_turn=flush, on_event=sent)
+    replay(script, spec, before_turn=flush, on_event=sent)
     assert order == [(what, "s1", turn) for turn in (1, 2, 3) for what in ("hook", "sent")]
 
 
 @pytest.mark.parametrize("how", ["raises", "hangs"])
 def test_a_hook_that_fails_is_that_turns_error(
-    stub: Any, answer: Any, answer_ids: Any, tokenizer: ChatTokenizer, how: str
+    replay: Any, answer: Any, answer_ids: Any, tokenizer: ChatTokenizer, how: str
 ) -> None:
     async def script(exchange: Any) -> None:
         await answer(exchange, answer_ids(exchange.body))
@@ -238,7 +232,7 @@ def test_a_hook_that_fails_is_that_turns_error(
             await asyncio.Event().wait()
 
     spec = chats(tokenizer, sessions=1, timeout_s=5.0 if how == "raises" else 0.5)
-    first, second = replayed(stub, script, spec, before_turn=flush).records
+    first, second = replay(script, spec, before_turn=flush).result.records
     assert first.error is None
     assert second.error is not None
     assert second.error.kind == "before_turn"
@@ -246,11 +240,11 @@ def test_a_hook_that_fails_is_that_turns_error(
 
 
 def test_an_unreachable_target_is_refused_before_anything_is_sent(
-    tokenizer: ChatTokenizer, free_url: str
+    tokenizer: ChatTokenizer, free_url: str, tmp_path: Path
 ) -> None:
     events: list[ReplayEvent] = []
-    with pytest.raises(ReplayError, match="cannot be used"):
-        asyncio.run(run_replay(chats(tokenizer), free_url, on_event=events.append))
+    with pytest.raises(ReplayError, match="cannot be used"), Journal(tmp_path, {}) as journal:
+        asyncio.run(run_replay(chats(tokenizer), free_url, journal, on_event=events.append))
     assert events == []
 
 
@@ -259,15 +253,16 @@ def test_an_unreachable_target_is_refused_before_anything_is_sent(
     [
         ({"concurrency": 0}, "concurrency is 0"),
         ({"timeout_s": 0}, "timeout_s is 0"),
+        ({"time_scale": 0}, "time_scale is 0"),
         ({"extra_body": {"a": object()}}, "extra_body is not JSON"),
         ({"sessions": []}, "no session"),
         ({"sessions": [Session("s", (Turn("a", 1),))] * 2}, "share a name"),
     ],
 )
 def test_a_spec_that_cannot_run_is_refused(
-    tokenizer: ChatTokenizer, free_url: str, options: dict[str, Any], says: str
+    tokenizer: ChatTokenizer, free_url: str, tmp_path: Path, options: dict[str, Any], says: str
 ) -> None:
     given = {"sessions": generate_chat(1), **options}
     spec = ReplaySpec(tokenizer=tokenizer, page_size=PAGE, mode="prefill_only", **given)
     with pytest.raises(ReplayError, match=says):
-        asyncio.run(run_replay(spec, free_url))
+        asyncio.run(run_replay(spec, free_url, Journal(tmp_path, {})))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from pdcache.replay import CachedTokens, CeilingTracker, RequestError, RequestRecord
+from pdcache.replay.ceiling import PageChain
 
 PAGE = 64
 
@@ -114,7 +113,7 @@ def make_run(folder: Path, load: Made | None = None, **changes: Any) -> Path:
         dialogue = dialogues[who]
         turn, prompt = dialogue["turn"], dialogue["prompt"]
         prefill = (who + turn if load.wandering else who) % load.prefills
-        chain = list(page_ids(prompt))
+        chain = list(PageChain(PAGE, prompt).ids)
         cached = cluster.serve(prefill, chain[: (len(prompt) - 1) // PAGE], at_s)
         answer = tokens(rng, load.answer)
         ttft = 0.05 + (len(prompt) - cached.total) / load.speed * rng.uniform(0.9, 1.2)
@@ -125,7 +124,7 @@ def make_run(folder: Path, load: Made | None = None, **changes: Any) -> Path:
             session=f"s{who + 1}", turn=turn, prompt_tokens=len(prompt),
             output_ids=() if failed else tuple(answer),
             cached=CachedTokens() if failed else cached,
-            ceiling_tokens=tracker.at_send(prompt), sent_s=at_s,
+            ceiling_tokens=tracker.at_send(chain, len(prompt)), sent_s=at_s,
             send_lag_s=rng.uniform(0, 0.002), ttft_s=None if failed else ttft,
             gaps_s=() if failed else gaps, latency_s=latency,
             error=RequestError("http_503", "no worker") if failed else None,
@@ -136,7 +135,7 @@ def make_run(folder: Path, load: Made | None = None, **changes: Any) -> Path:
         dialogue["turn"] = load.turns + 1 if failed else turn + 1
         if failed:
             continue
-        whole = list(page_ids([*prompt, *answer[:-1]]))
+        whole = list(PageChain(PAGE, [*prompt, *answer[:-1]]).ids)
         pages_lines.append({
             "session": record.session, "turn": turn, "prompt_pages": chain,
             "answer_pages": whole[len(chain):], "prompt_tokens": len(prompt),
@@ -144,7 +143,6 @@ def make_run(folder: Path, load: Made | None = None, **changes: Any) -> Path:
         })  # fmt: skip
         pending.append((record.finished_s, who, {
             "prefill": prefill, "prompt": chain, "answer": whole[len(chain):],
-            "ids": (prompt, answer),
         }))  # fmt: skip
         kept = answer[: len(answer) - load.retokenise] + tokens(rng, load.retokenise)
         dialogue["prompt"] = [*prompt, *kept, *tokens(rng, load.question)]
@@ -157,7 +155,7 @@ def finish(cluster: _Cluster, tracker: CeilingTracker, ready: tuple[float, int, 
     """A request has ended: its pages come in."""
     at_s, _, made = ready
     cluster.keep(made["prefill"], made["prompt"], made["answer"], at_s)
-    tracker.finished(*made["ids"])
+    tracker.finished(made["prompt"], made["answer"])
 
 
 def write_folder(
@@ -222,15 +220,6 @@ def timeline(load: Made, records: list[RequestRecord], wall: float) -> Iterator[
 def tokens(rng: random.Random, count: int) -> list[int]:
     """Random tokens."""
     return [rng.randrange(1000) for _ in range(count)]
-
-
-def page_ids(token_ids: Sequence[int]) -> Iterator[int]:
-    """Ids of whole pages, each hashed with all before it, 63 bits."""
-    digest = b""
-    for end in range(PAGE, len(token_ids) + 1, PAGE):
-        page = array("q", token_ids[end - PAGE : end])
-        digest = blake2b(digest + page.tobytes(), digest_size=16).digest()
-        yield int.from_bytes(digest[:8], "big") >> 1
 
 
 def leading(pages: Sequence[int], held: Any) -> int:
