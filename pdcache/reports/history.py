@@ -73,6 +73,7 @@ class Evidence:
         written: tokens that prefill workers wrote to L3; no points when it was not sampled.
         unwritten: tokens that went to L2 and not (yet) to L3.
         store_evictions: pages that the store evicted.
+        cut_reads: tokens that were asked of L3 and not read: no time, no room, or an error.
     """
 
     environment: Environment
@@ -81,6 +82,7 @@ class Evidence:
     written: Counter = NOT_SAMPLED
     unwritten: Counter = NOT_SAMPLED
     store_evictions: Counter = NOT_SAMPLED
+    cut_reads: Counter = NOT_SAMPLED
 
 
 def evidence(run: RunFolder) -> Evidence:
@@ -101,6 +103,7 @@ def evidence(run: RunFolder) -> Evidence:
             else ()
         ),
         store_evictions=counter(run.timeline, named("master_evicted_key_count"), "store"),
+        cut_reads=counter(run.timeline, _cut_read, "prefill"),
     )
 
 
@@ -154,3 +157,12 @@ def _at(gap: Gap, known: tuple[int, int, Origin | None, frozenset[str]] | None) 
         return gap
     page, index, origin, holders = known
     return replace(gap, page=page, index=index, origin=origin, holders=holders)
+
+
+# Reasons of SGLang 0.5.23 (observability/metrics_collector.py) that leave pages unread.
+_CUT = ("deadline", "storage_transfer", "host_capacity", "device_capacity", "dropped")
+
+
+def _cut_read(metric: str) -> bool:
+    name = "storage_prefetch_unfulfilled_tokens_total"
+    return named(name)(metric) and metric.endswith(tuple(f"reason={reason}}}" for reason in _CUT))

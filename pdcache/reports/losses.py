@@ -109,6 +109,16 @@ def evicted(gap: Gap, known: Evidence) -> int:
     return gap.lost_tokens if known.store_evictions.at(gap.sent_s) > since else 0
 
 
+def read_cut_short(gap: Gap, known: Evidence) -> int:
+    """Prefill workers gave up reading from L3 while this request waited for its first token.
+
+    SGLang counts tokens, not requests: those of other requests at that time count here too.
+    """
+    if not known.cut_reads.points:
+        return 0
+    return int(known.cut_reads.most_between(gap.sent_s, gap.first_token_s))
+
+
 RULES: Mapping[str, Rule] = {
     "reuse_off": reuse_off,
     "wrong_worker": wrong_worker,
@@ -116,6 +126,7 @@ RULES: Mapping[str, Rule] = {
     "below_threshold": below_threshold,
     "not_yet_written": not_yet_written,
     "evicted": evicted,
+    "read_cut_short": read_cut_short,
 }
 """In the order in which they are asked: what is certain first."""
 

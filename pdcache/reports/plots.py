@@ -76,9 +76,9 @@ def distribution(name: str, title: str, groups: Sequence[tuple[str, str, Sequenc
     """Share of requests that took at most so long, a line a group of (label, class, seconds)."""
     known = [(label, css, sorted(values)) for label, css, values in groups if values]
     longest = above((values[-1] for _, _, values in known), limit_s or 0.0)
-    frame = Frame(x_high=longest, y_high=1.0, height=240)
+    frame = Frame(x_high=longest, y_high=1.0, width=400)
     body = frame.y_axis("share of requests", percent, 4)
-    body += frame.number_axis(title, duration)
+    body += frame.number_axis(title, duration, 4)
     for label, css, values in known:
         shares = [(value, (i + 1) / len(values)) for i, value in enumerate(values)]
         steps = [(0.0, 0.0), *shares, (longest, 1.0)]
@@ -99,8 +99,9 @@ def promises(records: Sequence[RequestRecord], slo: Slo) -> str:
     frame = Frame(
         x_high=above((ttft for _, ttft, _ in shown), slo.ttft_s or 0.0),
         y_high=above((tpot for _, _, tpot in shown), slo.tpot_s or 0.0),
+        width=400,
     )
-    body = frame.y_axis("TPOT", duration) + frame.number_axis("TTFT", duration)
+    body = frame.y_axis("TPOT", duration) + frame.number_axis("TTFT", duration, 4)
     right = frame.x_high if slo.ttft_s is None else slo.ttft_s
     top = frame.y_high if slo.tpot_s is None else slo.tpot_s
     body += (

@@ -17,6 +17,7 @@ MEANING = {
     "below_threshold": "the part in L3 was shorter than prefetch_threshold, so it was not read",
     "not_yet_written": "the turn came before the pages were in L3",
     "evicted": "the tiers were too small, or the store evicted",
+    "read_cut_short": "prefill gave up reading from L3: no time, no room, or an error",
     "unexplained": "nothing that was recorded explains it",
 }
 """What each loss means."""

@@ -105,6 +105,7 @@ def test_a_loss_that_nothing_recorded_explains_is_shown() -> None:
          replace(KNOWN, environment=replace(KNOWN.environment, prefetch_threshold=256))),
         ("not_yet_written", replace(GAP, sent_s=5.5), KNOWN),
         ("not_yet_written", GAP, replace(KNOWN, written=Counter(((0.0, 0.0), (20.0, 0.0))))),
+        ("read_cut_short", GAP, replace(KNOWN, cut_reads=Counter(((9.0, 0.0), (12.0, 128.0))))),
         ("evicted", GAP, replace(KNOWN, lru_pages={("s1", 2): 4})),
         ("evicted", GAP, replace(KNOWN, store_evictions=Counter(((6.0, 0.0), (9.0, 5.0))))),
     ],
@@ -118,6 +119,7 @@ def test_each_rule_claims_its_own(name: str, gap: Gap, known: Evidence) -> None:
     [
         replace(KNOWN, store_outages=((6.5, 9.0),)),
         replace(KNOWN, lru_pages={("s1", 2): 5}),
+        replace(KNOWN, cut_reads=Counter(((1.0, 0.0), (9.0, 128.0), (12.0, 128.0)))),
         replace(KNOWN, unwritten=Counter(((1.0, 0.0), (4.0, 64.0), (12.0, 0.0)))),
         replace(KNOWN, store_evictions=Counter(((1.0, 0.0), (4.0, 5.0), (20.0, 5.0)))),
         replace(KNOWN, written=Counter(((0.0, 0.0), (3.0, 0.0), (9.0, 256.0)))),
