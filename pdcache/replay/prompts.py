@@ -24,8 +24,8 @@ class Prompts(Protocol):
     def next(self) -> Prompt:
         """The prompt of the turn that is to be sent."""
 
-    def answered(self, output_ids: Sequence[int]) -> None:
-        """Go on to the turn after this answer."""
+    def answered(self, output_ids: Sequence[int], text: str = "") -> None:
+        """Go on to the turn after this answer; without its text, that of its tokens is taken."""
 
 
 class PromptMaker:
@@ -77,7 +77,7 @@ class _OfTokens:
     def next(self) -> Prompt:
         return Prompt(self._ids)
 
-    def answered(self, output_ids: Sequence[int]) -> None:
+    def answered(self, output_ids: Sequence[int], text: str = "") -> None:
         if self._between:
             self._ids = self._tokenizer.join(self._ids, output_ids, self._between.pop())
 
@@ -94,9 +94,9 @@ class _OfMessages:
     def next(self) -> Prompt:
         return Prompt(self._tokenizer.prompt(self._messages), tuple(self._messages))
 
-    def answered(self, output_ids: Sequence[int]) -> None:
+    def answered(self, output_ids: Sequence[int], text: str = "") -> None:
         if self._questions:
-            answer = _message("assistant", self._tokenizer.text(output_ids))
+            answer = _message("assistant", text or self._tokenizer.text(output_ids))
             self._messages += [answer, _message("user", self._questions.pop())]
 
 
@@ -111,7 +111,7 @@ class _OfBlocks:
         turn = self._turns[-1]
         return Prompt(self._tokens.prompt(turn.blocks or (), turn.input_tokens or 0))
 
-    def answered(self, output_ids: Sequence[int]) -> None:
+    def answered(self, output_ids: Sequence[int], text: str = "") -> None:
         self._turns.pop()
 
 

@@ -187,13 +187,13 @@ class _Loop:
         done = len(self._past.answers.get(session.session, ()))
         for number, turn in enumerate(session.turns[done:], start=done + 1):
             due_s = ready_s + turn.think_s * self._spec.time_scale
-            record = await self._turns.run(session, number, prompts.next(), due_s)
+            record, text = await self._turns.run(session, number, prompts.next(), due_s)
             ready_s = self._clock.now_s()
             if record.error is not None:
                 if record.error.kind == "connect":
                     await self._outage.over()
                 return
-            prompts.answered(record.output_ids)
+            prompts.answered(record.output_ids, text)
 
 
 def _ignore(event: ReplayEvent) -> None:

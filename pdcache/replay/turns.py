@@ -52,8 +52,10 @@ class TurnRunner:
 
     async def run(
         self, session: Session, number: int, prompt: Prompt, due_s: float
-    ) -> RequestRecord:
+    ) -> tuple[RequestRecord, str]:
         """Send turn `number` (from 1) at `due_s`; what goes wrong is in the record.
+
+        Also gives the text of the answer, of dialects that have one.
 
         Raises:
             ReplayError: the journal cannot be written.
@@ -70,7 +72,8 @@ class TurnRunner:
             refused = await self._prepare(self._before_turn, session.session, number)
             due_s = clock.now_s()
         if refused is not None:
-            return self._end(session, self._not_sent(session, number, ids, refused), None, False)
+            record = self._not_sent(session, number, ids, refused)
+            return self._end(session, record, None, False), ""
         ceiling = self._tracker.at_send(chain.ids, len(ids))
         warmup = self._warms_up()
         self._tell(TurnSent(session.session, number))
@@ -103,7 +106,7 @@ class TurnRunner:
             warmup=warmup,
             counted_tokens=answer.counted_tokens,
         )
-        return self._end(session, record, pages, True)
+        return self._end(session, record, pages, True), answer.text
 
     def _headers(self, session: Session) -> dict[str, str]:
         name = session.session

@@ -66,7 +66,8 @@ def test_no_turn_is_sent_twice_and_none_is_left_out(
     cut_after(turns, stub, into, noting, spec, tmp_path / "cut")
     before = list(noting.sent)
     past = Past.read(tmp_path / "cut", spec.sessions)
-    assert past.completed == turns
+    # One more may end before the cancellation reaches it.
+    assert turns <= past.completed < turns + spec.concurrency
     noting.sent.clear()
     done = replay(noting, spec, "cut", past=past)
     again = set(before) & set(noting.sent)
@@ -88,7 +89,7 @@ def test_time_and_ceilings_go_on(
     records = replay(noting, spec, "cut", past=past).result.records
     finished = [own.finished_s for own in records]
     assert finished == sorted(finished)
-    assert records[5].sent_s >= past.elapsed_s
+    assert records[past.completed].sent_s >= past.elapsed_s
     assert all(own.ceiling_tokens > 0 for own in records if own.turn > 1)
     pages = {(line["session"], line["turn"]) for line in read_lines(tmp_path / "cut" / PAGES_FILE)}
     assert pages == {(own.session, own.turn) for own in records}
