@@ -66,6 +66,7 @@ find_python() {
 }
 
 has_library() { PATH=$PATH:/sbin:/usr/sbin ldconfig -p | grep -F "$1" >/dev/null; }
+has_browser() { command -v chromium >/dev/null || command -v google-chrome >/dev/null; }
 has_header() { printf '#include <%s>\n' "$1" | g++ -E -x c++ - >/dev/null 2>&1; }
 python_has() { "$python" -c "$1" 2>/dev/null; }
 
@@ -79,13 +80,20 @@ missing_packages() {
     has_header openssl/evp.h || echo libssl-dev     # SGLang's page-hash extension
     command -v g++ >/dev/null || echo g++           # the same
     command -v ninja >/dev/null || echo ninja-build # the same
+    has_browser || echo chromium                    # tests of report.html
     python_has 'import ensurepip, venv' || echo "python$version-venv"
     python_has 'import os, sysconfig as s
 assert os.path.exists(os.path.join(s.get_path("include"), "Python.h"))' || echo "python$version-dev"
 }
 
+# A mirror may be out for a moment, and the browser is large.
 install_packages() {
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@"
+    local attempt
+    for attempt in 1 2 3; do
+        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@" && return
+        sleep $((attempt * 5))
+    done
+    return 1
 }
 
 provide_packages() {

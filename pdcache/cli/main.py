@@ -15,8 +15,10 @@ from pdcache.cli import (
     describe,
     doctor,
     events,
+    experiment,
     plan,
     replay,
+    reports,
     storage,
     trace,
     up,
@@ -51,7 +53,9 @@ app.command("restart")(changes.restart_command)
 app.command("change")(changes.change_command)
 app.add_typer(storage.app, name="storage")
 app.command("replay")(replay.replay_command)
-app.command("compare")(replay.compare_command)
+app.command("report")(reports.report_command)
+app.command("compare")(reports.compare_command)
+app.command("experiment")(experiment.experiment_command)
 app.add_typer(trace.app, name="trace")
 app.command("explain")(describe.explain_command)
 app.command("schema")(describe.schema_command)

@@ -24,6 +24,10 @@ SkipCheck = Annotated[
     list[str] | None,
     typer.Option("--skip-check", metavar="RULE", help="Leave out a rule; repeatable."),
 ]
+SloOption = Annotated[
+    str | None,
+    typer.Option("--slo", metavar="ttft=2s,tpot=100ms", help="Count requests that meet both."),
+]
 AllowOutage = Annotated[
     bool,
     typer.Option("--allow-outage", help="Even when a role is without a worker for a while."),

@@ -1,4 +1,4 @@
-"""``replay`` and ``compare``: multi-turn load, and where its tokens came from."""
+"""``replay``: multi-turn load, and where its tokens came from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pdcache.cli.options import Json
+from pdcache.cli.options import Json, SloOption
 from pdcache.cli.output import err, out, print_json
 from pdcache.cluster.record import the_record
 from pdcache.errors import ReplayError
@@ -22,21 +22,15 @@ from pdcache.replay import (
     ReplaySummary,
     Target,
     cluster_target,
-    compare_outputs,
     launch,
-    read_result,
-    read_run,
     recorded_options,
     server_target,
-    side_by_side,
-    turn_table,
-    write_report,
 )
 from pdcache.replay.journal import read_environment
-from pdcache.replay.report import build_report
+from pdcache.reports import Slo, turn_table, write_report
 
-_KEPT = ("dialect", "concurrency", "arrivals", "time_scale", "seed", "warmup", "body", "mode",
-         "page_size", "served_name", "out_dir")  # fmt: skip
+_KEPT = ("dialect", "concurrency", "arrivals", "time_scale", "seed", "warmup", "reuse", "salt",
+         "flush", "body", "mode", "page_size", "served_name", "out_dir")  # fmt: skip
 
 
 def replay_command(
@@ -84,6 +78,18 @@ def replay_command(
     sample: Annotated[
         str, typer.Option("--sample", metavar="Ns", help="Pause between samples of all workers.")
     ] = "2s",
+    reuse: Annotated[
+        bool,
+        typer.Option("--reuse/--no-reuse", help="Whether requests may reuse each other's KV."),
+    ] = True,
+    salt: Annotated[
+        str | None,
+        typer.Option("--salt", help="Reuse only what requests with this salt left in the caches."),
+    ] = None,
+    flush: Annotated[
+        bool,
+        typer.Option("--flush", help="Empty L1 and L2 of all prefill workers before every turn."),
+    ] = False,
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="S", help="Seconds a request may take.")
     ] = 600.0,
@@ -112,6 +118,7 @@ def replay_command(
         Path | None,
         typer.Option("--key-file", help="File with the key that a target given by URL wants."),
     ] = None,
+    slo: SloOption = None,
     json: Json = False,
 ) -> None:
     """Replay multi-turn sessions, and show by turn and tier what was reused of what could be.
@@ -135,7 +142,7 @@ def replay_command(
             raise ReplayError("there is no workload.", where="SPEC",
                               remedy="Give a JSONL file of sessions, or --resume DIR.")  # fmt: skip
         options = Options(
-            workload, dialect, concurrency, arrivals, time_scale, seed, warmup,
+            workload, dialect, concurrency, arrivals, time_scale, seed, warmup, reuse, salt, flush,
             body=dict(_key(text) for text in body or ()),
         )  # fmt: skip
         if arrivals is not None and _given(ctx, "concurrency"):
@@ -147,44 +154,13 @@ def replay_command(
     where = _target(target, model, mode, page_size, served_name, key_file)
     with LiveView(err) as view:
         summary = asyncio.run(_interruptible(options, where, folder, resume is not None, view))
-    report = write_report(read_run(folder), folder)
+    report = write_report(folder, Slo.parse(slo) if slo else None)
     if json:
         print_json(report)
     else:
         out.print(turn_table(report))
         out.print(f"report: {folder}", highlight=False)
     _raise_failure(summary, folder)
-
-
-def compare_command(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Folders of `replay --out`.")
-    ],
-    json: Json = False,
-) -> None:
-    """Show replays of the same sessions side by side, and whether their answers are the same.
-
-    Example: pdcache compare out/prefill_only out/full_offload
-    """
-    results = {run.name: read_result(run) for run in runs}
-    if len(results) < len(runs):
-        results = {str(run): read_result(run) for run in runs}
-    reports = {name: build_report(result) for name, result in results.items()}
-    names = list(results)
-    differences = {name: compare_outputs(results[names[0]], results[name]) for name in names[1:]}
-    if json:
-        print_json({
-            "schema": 1, "reports": reports,
-            "differences": {
-                name: [difference._asdict() for difference in found]
-                for name, found in differences.items()
-            },
-        })  # fmt: skip
-        return
-    out.print(side_by_side(reports))
-    for name, found in differences.items():
-        same = "the same answers, token for token" if not found else f"{len(found)} answers differ"
-        out.print(f"{names[0]} and {name}: {same}")
 
 
 async def _interruptible(

@@ -5,7 +5,7 @@ target = server_target("http://127.0.0.1:8000", "smollm2-135m", mode="full_offlo
 with LiveView() as view:
     options = Options(Path("sessions.jsonl"), concurrency=2)
     asyncio.run(launch(options, target, Path("out/run1"), on_event=view))
-rich.print(turn_table(build_report(read_run("out/run1"))))
+rich.print(turn_table(write_report("out/run1")))        # pdcache.reports
 """
 
 from __future__ import annotations
@@ -25,14 +25,6 @@ from pdcache.replay.records import (
     RequestError,
     RequestRecord,
 )
-from pdcache.replay.report import (
-    Difference,
-    Report,
-    build_report,
-    compare_outputs,
-    read_result,
-    write_report,
-)
 from pdcache.replay.run import run_replay
 from pdcache.replay.sessions import Session, Turn, dump_sessions, load_sessions
 from pdcache.replay.spec import (
@@ -45,7 +37,6 @@ from pdcache.replay.spec import (
     TurnSent,
     Warmup,
 )
-from pdcache.replay.tables import side_by_side, turn_table
 from pdcache.replay.target import Target, cluster_target, server_target
 
 __all__ = [
@@ -55,7 +46,6 @@ __all__ = [
     "CachedTokens",
     "CeilingTracker",
     "ChatTokenizer",
-    "Difference",
     "Journal",
     "LiveView",
     "OnEvent",
@@ -66,7 +56,6 @@ __all__ = [
     "ReplaySpec",
     "ReplayStarted",
     "ReplaySummary",
-    "Report",
     "RequestError",
     "RequestRecord",
     "Session",
@@ -75,19 +64,13 @@ __all__ = [
     "TurnDone",
     "TurnSent",
     "Warmup",
-    "build_report",
     "cluster_target",
-    "compare_outputs",
     "dump_sessions",
     "generate_chat",
     "launch",
     "load_sessions",
-    "read_result",
     "read_run",
     "recorded_options",
     "run_replay",
     "server_target",
-    "side_by_side",
-    "turn_table",
-    "write_report",
 ]

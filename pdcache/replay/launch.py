@@ -15,6 +15,7 @@ from pdcache.plan.lock import versions
 from pdcache.replay.arrivals import Arrivals
 from pdcache.replay.dialects import dialect
 from pdcache.replay.dialogue import ChatTokenizer
+from pdcache.replay.flush import flushing
 from pdcache.replay.journal import ENVIRONMENT_FILE, Journal, read_environment, unreadable
 from pdcache.replay.past import Past
 from pdcache.replay.records import ReplaySummary
@@ -33,6 +34,9 @@ class Options:
         workload: file of the sessions.
         arrivals: of an open loop, as `Arrivals.parse` reads it; None for a closed loop.
         warmup: as `Warmup.parse` reads it.
+        reuse: False gives every request a cache salt of its own: nothing is reused.
+        salt: of all requests, so that only they see each other's KV; None for none.
+        flush: L1 and L2 of the prefill workers are emptied before every turn.
         body: further keys of every request's body.
         sample_s: seconds between samples of the workers' metrics.
     """
@@ -44,6 +48,9 @@ class Options:
     time_scale: float = 1.0
     seed: int = 0
     warmup: str = "0"
+    reuse: bool = True
+    salt: str | None = None
+    flush: bool = False
     timeout_s: float = 600.0
     sample_s: float = 2.0
     body: Mapping[str, Any] = field(default_factory=dict)
@@ -67,7 +74,12 @@ class Options:
             warmup=Warmup.parse(self.warmup),
             timeout_s=self.timeout_s,
             context_tokens=target.context_tokens,
-            extra_body={"model": target.served_name, **self.body},
+            reuse=self.reuse,
+            extra_body={
+                "model": target.served_name,
+                **({} if self.salt is None else {"cache_salt": self.salt}),
+                **self.body,
+            },
             headers=target.headers,
         )
 
@@ -114,6 +126,8 @@ async def launch(
             where=str(folder),
             remedy=f"Go on with it: `pdcache replay --resume {folder}`, or give another folder.",
         )
+    if options.flush:
+        before_turn = _flushing(options, target)
     timeline = None
     if target.watched:
         timeline = Timeline(
@@ -124,6 +138,22 @@ async def launch(
             spec, target.url, journal, past=past, timeline=timeline, on_event=on_event,
             before_turn=before_turn,
         )  # fmt: skip
+
+
+def _flushing(options: Options, target: Target) -> BeforeTurn:
+    if not target.flushable or target.new_client is None:
+        raise ReplayError(
+            "the workers behind an address are not known, so they cannot be flushed.",
+            where="--flush",
+            remedy="Give a cluster by its name.",
+        )
+    if options.arrivals is not None or options.concurrency != 1:
+        raise ReplayError(
+            "a flush waits until the workers are idle.",
+            where="--flush",
+            remedy="Run one session at a time: --concurrency 1.",
+        )
+    return flushing(target.flushable, target.new_client)
 
 
 def _environment(options: Options, spec: ReplaySpec, target: Target) -> dict[str, Any]:

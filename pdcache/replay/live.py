@@ -13,10 +13,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from pdcache.replay.numbers import milliseconds, percentile, ratio, seconds
 from pdcache.replay.records import RequestRecord
-from pdcache.replay.report import percentile
 from pdcache.replay.spec import ReplayEvent, ReplayStarted, TurnDone, TurnSent
-from pdcache.replay.tables import milliseconds, ratio, seconds
 
 _REDRAW_S = 0.25
 _SHOWN_REQUESTS = 512

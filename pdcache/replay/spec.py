@@ -66,6 +66,8 @@ class ReplaySpec:
         timeout_s: limit in seconds of one request, and of one call of `before_turn`.
         give_up_s: seconds that the target may be gone before no more is sent.
         context_tokens: longest prompt and answer together that the model takes; None: unknown.
+        reuse: False gives every request a cache salt of its own, so that it is computed from its
+            first token.
         extra_body: further keys of every request's body; null removes one of the client's own.
         headers: further headers of every request, for example a gateway's key.
     """
@@ -83,6 +85,7 @@ class ReplaySpec:
     timeout_s: float = 600.0
     give_up_s: float = 30.0
     context_tokens: int | None = None
+    reuse: bool = True
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 

@@ -12,7 +12,7 @@ import httpx
 from pdcache.errors import ReplayError
 from pdcache.models import model_facts, resolve_model
 from pdcache.plan.portable import flags
-from pdcache.plan.process import Plan
+from pdcache.plan.process import Plan, Process
 from pdcache.replay.ceiling import CacheMode
 from pdcache.replay.metrics import needed_series
 from pdcache.replay.timeline import Watched
@@ -44,6 +44,7 @@ class Target:
         capacity: tokens of `device` and `host` of one prefill worker and of `storage`.
         watched: whose metrics are sampled.
         new_client: an HTTP client for those.
+        flushable: prefill workers, whose L1 and L2 can be emptied with `new_client`.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Target:
     prefetch_threshold: int | None = None
     watched: tuple[Watched, ...] = ()
     new_client: Callable[[], httpx.AsyncClient] | None = field(default=None, repr=False)
+    flushable: tuple[Process, ...] = field(default=(), repr=False)
 
 
 def server_target(
@@ -150,6 +152,7 @@ def of_plan(plan: Plan, keys: Keys) -> Target:
         prefetch_threshold=options.get("prefetch_threshold", _PREFETCH_THRESHOLD),
         watched=watched,
         new_client=lambda: httpx.AsyncClient(trust_env=False, auth=auth),
+        flushable=tuple(prefills),
     )
 
 

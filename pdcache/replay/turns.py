@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from typing import Any
 
 from pdcache.replay.ceiling import CeilingTracker, PageChain
 from pdcache.replay.client import GenerateClient, GenerateRequest
@@ -61,8 +63,9 @@ class TurnRunner:
         spec, clock, ids = self._spec, self._clock, prompt.ids
         turn = session.turns[number - 1]
         chain = PageChain(spec.page_size, ids)
-        request = GenerateRequest(ids, turn.max_tokens, self._headers(session), spec.extra_body,
-                                  prompt.messages)  # fmt: skip
+        request = GenerateRequest(
+            ids, turn.max_tokens, self._headers(session), self._body(), prompt.messages
+        )
         await clock.wait_until(due_s)
         refused = self._too_long(len(ids), turn.max_tokens)
         if refused is None and self._before_turn is not None:
@@ -108,6 +111,12 @@ class TurnRunner:
     def _headers(self, session: Session) -> dict[str, str]:
         name = session.session
         return {**self._spec.headers, "X-Session-ID": name, "x-smg-routing-key": name}
+
+    def _body(self) -> Mapping[str, Any]:
+        """The salt seeds the hashes of all pages, on every tier."""
+        if self._spec.reuse:
+            return self._spec.extra_body
+        return {**self._spec.extra_body, "cache_salt": secrets.token_hex(8)}
 
     def _too_long(self, prompt_tokens: int, max_tokens: int) -> RequestError | None:
         limit = self._spec.context_tokens

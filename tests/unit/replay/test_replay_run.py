@@ -17,10 +17,10 @@ from pdcache.replay import (
     Turn,
     TurnDone,
     TurnSent,
-    build_report,
     generate_chat,
     run_replay,
 )
+from pdcache.reports import RunFolder, build_report
 
 PAGE = 4
 
@@ -69,18 +69,21 @@ def test_an_engine_that_keeps_all_is_at_the_ceiling(
 ) -> None:
     script = engine(answer, answer_ids, UnlimitedCache(answers=True))
     result = replay(script, chats(tokenizer, concurrency=1)).result
-    report = build_report(result)
+    report = build_report(RunFolder.of_result(result))
     assert [turn["hit_over_ceiling"] for turn in report["turns"]] == [1.0, 1.0, 1.0]
     # The second and third session find the system prompt that the first one left.
     assert report["turns"][0]["ceiling_tokens"] > 0
-    assert report["losses"] == {"unexplained_tokens": 0, "over_ceiling_tokens": 0}
+    assert report["losses"]["unexplained_tokens"] == 0
+    assert report["losses"]["over_ceiling_tokens"] == 0
 
 
 def test_an_engine_that_forgets_answers_stays_below_the_ceiling(
     replay: Any, answer: Any, answer_ids: Any, tokenizer: ChatTokenizer
 ) -> None:
     script = engine(answer, answer_ids, UnlimitedCache(answers=False))
-    report = build_report(replay(script, chats(tokenizer, concurrency=1)).result)
+    report = build_report(
+        RunFolder.of_result(replay(script, chats(tokenizer, concurrency=1)).result)
+    )
     lost = report["losses"]["unexplained_tokens"]
     # Six later turns miss an answer of 10 tokens with KV: two or three whole pages each.
     assert 6 * 2 * PAGE <= lost <= 6 * 3 * PAGE

@@ -8,7 +8,10 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from pdcache.replay.report import Report
+from pdcache.replay.numbers import milliseconds, ratio, seconds
+from pdcache.reports.compare import METRICS, Comparison
+from pdcache.reports.report import Report
+from pdcache.reports.words import estimate_text
 
 _TOTAL = "2+"
 
@@ -68,19 +71,21 @@ def side_by_side(reports: Mapping[str, Report]) -> Table:
     return table
 
 
-def ratio(value: float | None) -> str:
-    """A ratio with three digits, a dash for none."""
-    return "-" if value is None else f"{value:.3f}"
+def comparison_table(comparison: Comparison) -> Table:
+    """A row a number, a column a group: mean and half of the 95 % interval over repetitions.
 
-
-def seconds(value: float | None) -> str:
-    """Seconds with two digits, three below 1 s; a dash for none."""
-    return "-" if value is None else f"{value:.3f}" if value < 1 else f"{value:.2f}"
-
-
-def milliseconds(value: float | None) -> str:
-    """Seconds shown in milliseconds, a dash for none."""
-    return "-" if value is None else f"{value * 1e3:.0f}" if value >= 0.1 else f"{value * 1e3:.1f}"
+    A star marks what lies apart from the first group: their intervals do not touch.
+    """
+    groups = comparison["groups"]
+    table = _table("mean ± half of the 95 % interval over repetitions; * apart from the first")
+    table.add_column("")
+    for group in groups:
+        table.add_column(f"{group['label']}\n{group['runs']} run(s)", justify="right")
+    for metric in METRICS:
+        found = [group["numbers"].get(metric.name) for group in groups]
+        if any(found):
+            table.add_row(metric.label, *(estimate_text(number, metric.kind) for number in found))
+    return table
 
 
 def _table(title: str) -> Table:

@@ -1,29 +1,17 @@
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 from rich.table import Table
 
-from pdcache.errors import ReplayError
-from pdcache.replay import (
-    CachedTokens,
-    Difference,
-    ReplayResult,
-    RequestError,
-    RequestRecord,
-    build_report,
-    compare_outputs,
-    read_result,
-    side_by_side,
-    turn_table,
-    write_report,
-)
-from pdcache.replay.report import percentile
+from pdcache.replay import CachedTokens, ReplayResult, RequestError, RequestRecord
+from pdcache.replay.numbers import percentile
+from pdcache.reports import Difference, Report, RunFolder, Slo, compare_outputs
+from pdcache.reports import build_report as report_of_run
+from pdcache.reports.tables import side_by_side, turn_table
 
 
 def record(session: str, turn: int, **values: object) -> RequestRecord:
@@ -59,6 +47,10 @@ RESULT = ReplayResult(
 )
 
 
+def build_report(result: ReplayResult, slo: Slo | None = None) -> Report:
+    return report_of_run(RunFolder.of_result(result), slo)
+
+
 def rows_of(table: Table) -> list[str]:
     """The rows that a reader sees on a terminal of 80 columns, without the header."""
     out = io.StringIO()
@@ -85,9 +77,13 @@ def test_the_report_counts_errors_goodput_and_losses() -> None:
     assert report["schema"] == 1
     assert report["errors"] == 1
     assert report["error_kinds"] == {"http_503": 1}
-    assert report["requests"] == {"planned": 6, "completed": 4, "failed": 1}
+    assert report["requests"] == {"planned": 6, "completed": 4, "failed": 1, "warmup": 0}
     assert report["goodput"] == {"requests_per_s": 0.4, "output_tokens_per_s": 1.2}
-    assert report["losses"] == {"unexplained_tokens": 32, "over_ceiling_tokens": 16}
+    assert {name: tokens for name, tokens in report["losses"].items() if tokens} == {
+        "offered_tokens": 256, "exact_tokens": 256, "full_ceiling_tokens": 256,
+        "ceiling_tokens": 256, "served_tokens": 224, "unexplained_tokens": 32,
+        "over_ceiling_tokens": 16,
+    }  # fmt: skip
 
 
 def test_without_a_ceiling_there_is_no_ratio() -> None:
@@ -130,29 +126,13 @@ def test_percentiles_are_linear_between_neighbours(
     assert percentile(values, share) == expected
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    report = write_report(RESULT, tmp_path / "out")
-    assert json.loads((tmp_path / "out/report.json").read_text()) == report
-    lines = (tmp_path / "out/requests.jsonl").read_text().splitlines()
-    assert json.loads(lines[0])["output_ids"] == [1, 2, 3]
-    assert json.loads(lines[4])["error"] == {"kind": "http_503", "message": "gone"}
-    assert read_result(tmp_path / "out") == RESULT
-
-
-def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ReplayError, match="no readable replay"):
-        read_result(tmp_path)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ReplayError, match="cannot be written"):
-        write_report(RESULT, tmp_path / "file")
-    write_report(RESULT, tmp_path)
-    (tmp_path / "report.json").write_text('{"schema": 2}')
-    with pytest.raises(ReplayError, match="schema 2 is unknown"):
-        read_result(tmp_path)
-
-
 def test_equal_answers_have_no_difference() -> None:
-    assert compare_outputs(RESULT, replace(RESULT, wall_s=99.0)) == []
+    assert (
+        compare_outputs(
+            RunFolder.of_result(RESULT), RunFolder.of_result(replace(RESULT, wall_s=99.0))
+        )
+        == []
+    )
 
 
 def test_the_first_token_that_differs_is_found() -> None:
@@ -164,7 +144,7 @@ def test_the_first_token_that_differs_is_found() -> None:
             record("s1", 2),
         ),
     )
-    assert compare_outputs(RESULT, other) == [
+    assert compare_outputs(RunFolder.of_result(RESULT), RunFolder.of_result(other)) == [
         Difference("s1", 1, 1),
         Difference("s2", 1, 2),
         Difference("s2", 2, 0),
@@ -194,3 +174,20 @@ def test_runs_stand_side_by_side_turn_by_turn() -> None:
         "2+ full 0.938 176 16 48 0.750 300",
         "plain - 0 0 0 4.00 (x5.33) 60.0 (x0.20)",
     ]
+
+
+def test_an_slo_counts_requests_that_keep_both_promises_and_failed_ones_as_missed() -> None:
+    good = build_report(RESULT, Slo.parse("ttft=1s,tpot=300ms"))["goodput"]
+    assert good["requests_meeting_slo"] == 2
+    assert good["share_meeting_slo"] == 0.4
+    assert good["requests_per_s_meeting_slo"] == 0.2
+
+
+def test_what_was_sent_to_warm_up_is_told_apart_and_not_measured() -> None:
+    warm = replace(RESULT.records[0], warmup=True, ttft_s=50.0)
+    rest = (replace(r, sent_s=2.0, finished_s=6.0) for r in RESULT.records[1:])
+    report = build_report(replace(RESULT, records=(warm, *rest)))
+    assert report["requests"] == {"planned": 6, "completed": 3, "failed": 1, "warmup": 1}
+    assert report["turns"][0]["ttft_s"]["p50"] == 3.0
+    assert report["window_s"] == 4.0
+    assert report["goodput"]["requests_per_s"] == 0.75
