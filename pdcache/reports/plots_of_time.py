@@ -44,7 +44,7 @@ def _all(run: RunFolder) -> list[tuple[str, str, list[Line]]]:
         [sample for sample in samples if sample.role == "store"], named("master_allocated_bytes")
     )
     return [
-        ("Requests", "requests", [
+        ("In the workers", "requests", [
             ("queued at prefill", "queue", gauge(prefill, named("num_queue_reqs"))),
             ("running on decode", "p50", gauge(decode, named("num_running_reqs"))),
         ]),

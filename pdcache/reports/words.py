@@ -48,7 +48,7 @@ def duration(seconds: float | None) -> str:
         return "-"
     if seconds == 0:
         return "0"
-    if seconds >= 1:
+    if seconds >= 0.9995:
         return f"{seconds:.2f} s" if seconds < 100 else f"{seconds:.0f} s"
     return f"{seconds * 1e3:.0f} ms" if seconds >= 0.1 else f"{seconds * 1e3:.1f} ms"
 
