@@ -57,6 +57,10 @@ class Distribution:
                 where=where,
                 remedy=f"Write as {form.example}.",
             )
+        if name == "uniform" and values[0] > values[1]:
+            raise ReplayError(
+                f"{text!r}: low is above high.", where=where, remedy=f"Write as {form.example}."
+            )
         return cls(text, form.quantile(*values))
 
     def draw(self, rng: Random) -> float:

@@ -41,9 +41,12 @@ def in_order(sessions: Iterable[Session], requests: OfSession) -> Iterator[Trace
         yield pop()
 
 
-def block_requests(session: Session) -> Iterator[TraceRequest]:
-    """Requests of a session of blocks; of one of texts without lengths and blocks."""
+def turn_requests(session: Session) -> Iterator[TraceRequest]:
+    """Requests of a session of blocks; of one of texts the characters that each turn adds."""
     at_s = session.start_s
-    for turn in session.turns:
+    for number, turn in enumerate(session.turns):
         at_s += turn.think_s
-        yield TraceRequest(at_s, turn.input_tokens or 0, turn.max_tokens, turn.blocks)
+        length = turn.input_tokens
+        if length is None:
+            length = len(turn.user or "") + (0 if number else len(session.system or ""))
+        yield TraceRequest(at_s, length, turn.max_tokens, turn.blocks)

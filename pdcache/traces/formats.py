@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,26 +80,35 @@ FORMATS = {
 }
 
 
-def detect_format(first: Item, path: object) -> str:
-    """The format of a file by its first item.
+def detect_format(beginning: Sequence[Item], path: object) -> str:
+    """The format of a file by the first of its items that can be read.
 
     Raises:
-        ReplayError: it is none of them, or the item cannot be read.
+        ReplayError: it is none of them, or no item can be read.
     """
-    where = f"{path}:{first.line}"
-    if first.text.lstrip(b"\xef\xbb\xbf \t").startswith(b"{"):
-        keys: Collection[str] = json_object(first.text, where, "one request or dialogue a line")
-        ours = [name for name, own in FORMATS.items() if not own.csv and own.recognises(keys)]
-    else:
-        keys = csv_row(first.text)
-        ours = [name for name, own in FORMATS.items() if own.csv and own.recognises(keys)]
-    if not ours:
-        raise ReplayError(
-            f"the format is none that is known, by the keys {', '.join(keys)[:200]}.",
-            where=where,
-            remedy=f"Give --format, one of {', '.join(FORMATS)}.",
-        )
-    return ours[0]
+    columns = csv_row(beginning[0].text)
+    for name, own in FORMATS.items():
+        if own.csv and own.recognises(columns):
+            return name
+    errors = []
+    for item in beginning:
+        try:
+            return _detect(item, f"{path}:{item.line}")
+        except ReplayError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _detect(item: Item, where: str) -> str:
+    keys = json_object(item.text, where, "one request or dialogue a line")
+    for name, own in FORMATS.items():
+        if not own.csv and own.recognises(keys):
+            return name
+    raise ReplayError(
+        f"the format is none that is known, by the keys {', '.join(keys)[:200]}.",
+        where=where,
+        remedy=f"Give --format, one of {', '.join(FORMATS)}.",
+    )
 
 
 def csv_row(text: bytes) -> list[str]:

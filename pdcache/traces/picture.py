@@ -18,10 +18,14 @@ def counts_table(stats: TraceStats) -> Table:
         title=f"{stats.requests:,} requests in {stats.span_s:,.0f} s{rate}",
         box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False,
     )  # fmt: skip
-    for name in ("tokens", "total", "mean", "p50", "p90", "p99", "max"):
-        table.add_column(name, justify="left" if name == "tokens" else "right")
-    for name, lengths in (("prompts", stats.input_tokens), ("answers", stats.output_tokens)):
-        if not lengths.max:
+    for name in ("", "total", "mean", "p50", "p90", "p99", "max"):
+        table.add_column(name, justify="right" if name else "left")
+    for name, lengths in (
+        ("prompts, tokens", stats.input_tokens),
+        ("questions, characters", stats.input_characters),
+        ("answers, tokens", stats.output_tokens),
+    ):
+        if lengths is None:
             continue
         table.add_row(
             name, f"{lengths.total:,}", f"{lengths.mean:,.0f}",

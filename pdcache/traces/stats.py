@@ -19,7 +19,7 @@ OPTIMAL_MOST = 1_000_000
 
 @dataclass(frozen=True)
 class Lengths:
-    """How long prompts or answers are, in tokens."""
+    """How long prompts or answers are, in tokens (characters of texts without a tokenizer)."""
 
     total: int = 0
     mean: float = 0.0
@@ -51,10 +51,11 @@ class Lengths:
 class TraceStats:
     """Counts, and the shares (0 to 1) of block references or prompt tokens that caches serve.
 
-    A share is None where the trace does not tell contents; prompts of texts have no lengths
-    (`block_size` is None) without a tokenizer.
+    A share is None where the trace does not tell contents.
 
     Attributes:
+        input_tokens: of prompts; None for texts without a tokenizer.
+        input_characters: what each turn of such texts adds.
         block_refs: blocks of all prompts.
         unique_blocks: different ones among them.
         ceiling_blocks: share of blocks that an unlimited cache serves.
@@ -64,12 +65,13 @@ class TraceStats:
             of a prompt is always computed.
         lru: share of blocks by capacity in blocks.
         optimal: the same for the best any cache of that capacity could do; empty for traces of
-            more than `OPTIMAL_MOST` block references.
+            more than `OPTIMAL_MOST` block references, unless told otherwise.
     """
 
     requests: int
     span_s: float
-    input_tokens: Lengths
+    input_tokens: Lengths | None
+    input_characters: Lengths | None
     output_tokens: Lengths
     block_size: int | None
     block_refs: int
@@ -87,7 +89,8 @@ class TraceStats:
             "schema": 1,
             "requests": self.requests,
             "span_s": self.span_s,
-            "input_tokens": vars(self.input_tokens),
+            "input_tokens": self.input_tokens and vars(self.input_tokens),
+            "input_characters": self.input_characters and vars(self.input_characters),
             "output_tokens": vars(self.output_tokens),
             "block_size": self.block_size,
             "block_refs": self.block_refs,
@@ -106,14 +109,16 @@ def trace_stats(
     block_size: int | None,
     capacities: Sequence[int] = CAPACITIES,
     page_size: int | None = None,
+    optimal_most: int = OPTIMAL_MOST,
 ) -> TraceStats:
     """Look at each request once, in the order in which they arrive.
 
     Args:
         requests: of the trace.
-        block_size: tokens a block of their content ids; None when their texts have no tokens.
+        block_size: tokens a block of their content ids; None when lengths are characters.
         capacities: of the caches, in blocks.
         page_size: tokens a page of `ceiling_pages`.
+        optimal_most: block references up to which `optimal` is computed.
 
     Raises:
         ReplayError: a capacity is under 1.
@@ -142,7 +147,7 @@ def trace_stats(
             page_tokens += min(hits * block_size, tokens - 1) // page_size * page_size
         for capacity, cache in caches.items():
             lru_hits[capacity] += cache.take(request.blocks)
-        if refs <= OPTIMAL_MOST:
+        if refs <= optimal_most:
             kept.append(array("q", request.blocks))
         else:
             kept.clear()
@@ -152,7 +157,8 @@ def trace_stats(
     return TraceStats(
         requests=inputs.total(),
         span_s=max(0.0, last_s - first_s),
-        input_tokens=lengths,
+        input_tokens=None if block_size is None else lengths,
+        input_characters=lengths if block_size is None else None,
         output_tokens=Lengths.of(outputs),
         block_size=block_size,
         block_refs=refs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,10 @@ from pdcache.traces.formats import FORMATS, Format, csv_row, detect_format
 from pdcache.traces.items import Item, read_items
 from pdcache.traces.problems import Problems
 from pdcache.traces.request import TraceRequest
+
+
+# Lines that are looked at for one that tells the format.
+_LOOKED_AT = 10
 
 
 class Entry(NamedTuple):
@@ -36,7 +41,7 @@ class Trace:
     def __init__(
         self, path: str | Path, format_name: str | None = None, block_size: int | None = None
     ) -> None:
-        """Detect the format by the first item unless it is given.
+        """Detect the format by the first item that can be read, unless it is given.
 
         Raises:
             ReplayError: the file cannot be read or is empty, or its format is not known.
@@ -48,10 +53,11 @@ class Trace:
                 where="--format",
                 remedy=f"Give one of {', '.join(FORMATS)}.",
             )
-        first = next(read_items(self.path, Problems(strict=True)), None)
-        if first is None:
+        beginning = list(islice(read_items(self.path, Problems()), _LOOKED_AT))
+        if not beginning:
             raise ReplayError("the trace is empty.", where=str(path), remedy="Give another file.")
-        self.name = format_name or detect_format(first, path)
+        first = beginning[0]
+        self.name = format_name or detect_format(beginning, path)
         self.format: Format = FORMATS[self.name]
         self.block_size = self.format.block_size if block_size is None else block_size
         if self.block_size < 1:

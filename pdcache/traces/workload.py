@@ -9,7 +9,7 @@ from itertools import chain
 from pdcache.errors import ReplayError
 from pdcache.replay.dialogue import ChatTokenizer
 from pdcache.replay.sessions import Session
-from pdcache.traces.flatten import block_requests, in_order
+from pdcache.traces.flatten import in_order, turn_requests
 from pdcache.traces.problems import Problems
 from pdcache.traces.request import TraceRequest
 from pdcache.traces.text_pages import TextPages
@@ -20,7 +20,7 @@ PAGE_SIZE = 64
 
 @dataclass(frozen=True)
 class Workload:
-    """Requests to be read once; `block_size` tokens a block, None when texts have no tokens."""
+    """Requests to be read once; `block_size` tokens a block, None when lengths are characters."""
 
     requests: Iterator[TraceRequest]
     block_size: int | None
@@ -34,7 +34,7 @@ def workload_of(
     Args:
         trace: of any format.
         problems: takes the malformed lines.
-        tokenizer: of the model that texts are meant for; without it they have no lengths.
+        tokenizer: of the model that texts are meant for; without it their lengths are characters.
         page_size: tokens a block of texts, 64 unless given.
 
     Raises:
@@ -49,9 +49,9 @@ def workload_of(
         raise nothing_read(trace, problems)
     alike = _alike(chain([first], sessions), first.block_size)
     if first.block_size is not None:
-        return Workload(in_order(alike, block_requests), first.block_size)
+        return Workload(in_order(alike, turn_requests), first.block_size)
     if tokenizer is None:
-        return Workload(in_order(alike, block_requests), None)
+        return Workload(in_order(alike, turn_requests), None)
     pages = TextPages(tokenizer, page_size or PAGE_SIZE)
     return Workload(in_order(alike, pages.requests), page_size or PAGE_SIZE)
 

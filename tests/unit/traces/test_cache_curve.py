@@ -104,7 +104,7 @@ def test_the_unlimited_cache_counts_as_a_set_does(requests: Requests) -> None:
     cache, seen = UnlimitedCache(), set[int]()
     for request in requests:
         known = [block in seen for block in request]
-        assert cache.take(request) == (known + [False]).index(False)
+        assert cache.take(request) == [*known, False].index(False)
         seen.update(request)
         assert cache.blocks == len(seen)
 
