@@ -15,7 +15,6 @@ from pdcache.traces.items import Item, read_items
 from pdcache.traces.problems import Problems
 from pdcache.traces.request import TraceRequest
 
-
 # Lines that are looked at for one that tells the format.
 _LOOKED_AT = 10
 
