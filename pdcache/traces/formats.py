@@ -112,6 +112,9 @@ def _detect(item: Item, where: str) -> str:
 
 
 def csv_row(text: bytes) -> list[str]:
-    """The values of one line of CSV, without blanks around them."""
+    """The values of one line of CSV, without blanks around them; none if it is not CSV."""
     line = text.decode("utf-8-sig", errors="replace").strip().replace("\0", "")
-    return [value.strip() for value in next(csv.reader([line]), [])]
+    try:
+        return [value.strip() for value in next(csv.reader([line]), [])]
+    except csv.Error:
+        return []

@@ -17,7 +17,7 @@ def with_times(
 
     Args:
         sessions: begun one after the other.
-        arrivals: seconds between the starts of two sessions.
+        arrivals: seconds between the starts of two sessions; times are rounded to milliseconds.
         think: seconds before each turn but the first.
         seed: another seed draws other times.
     """
@@ -25,6 +25,6 @@ def with_times(
     for number, session in enumerate(sessions):
         rng = Random(f"{seed}:times:{number}")
         first, *later = session.turns
-        turns = (first, *(replace(turn, think_s=think.draw(rng)) for turn in later))
-        yield replace(session, start_s=start_s, turns=turns)
+        turns = (first, *(replace(turn, think_s=round(think.draw(rng), 3)) for turn in later))
+        yield replace(session, start_s=round(start_s, 3), turns=turns)
         start_s += arrivals.draw(rng)

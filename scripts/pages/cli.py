@@ -26,8 +26,17 @@ def cli_page() -> str:
     ]
     top = group.context_class(group, info_name="pdcache")
     for name, command in group.commands.items():
-        parts += [f"## `pdcache {name}`\n", _help(command, top, name)]
+        parts += _pages(command, top, name, "##")
     return "\n".join(parts)
+
+
+def _pages(command: Any, parent: Any, name: str, heading: str) -> list[str]:
+    """The help of a command and of those below it."""
+    context = command.context_class(command, info_name=name, parent=parent)
+    parts = [f"{heading} `{context.command_path}`\n", _help(command, parent, name)]
+    for own, below in getattr(command, "commands", {}).items():
+        parts += _pages(below, context, own, f"{heading}#")
+    return parts
 
 
 def _help(command: Any, parent: Any, name: str) -> str:

@@ -120,6 +120,7 @@ def test_sessions_of_our_own_are_a_format(written: Written) -> None:
         (BAILIAN, {**BAILIAN, "hash_ids": [1]}, "take 3 blocks of 16, not 1"),
         (BURSTGPT, "soon,ChatGPT,472,18,490,x", "'Timestamp' is 'soon'"),
         (BURSTGPT, "5,ChatGPT,nan,18,490,x", "'Request tokens' is nan"),
+        (BURSTGPT, "5,Chat\rGPT,472,18,490,x", "0 columns"),
         (BURSTGPT, "5,ChatGPT,18", "3 columns, the header 6"),
         (SHAREGPT, {"conversations": []}, "'conversations' is []"),
         (SHAREGPT, {"conversations": ["x"]}, "conversations[0]: the message is not an object"),

@@ -30,8 +30,14 @@ values = st.recursive(
     max_leaves=8,
 )  # fmt: skip
 objects = st.dictionaries(st.sampled_from(KEYS), values, max_size=8).map(json.dumps)
+rows = st.lists(st.sampled_from(["5", "-1", "nan", "", '"', "\r", "a"]), max_size=4).map(",".join)
+tables = st.lists(rows, max_size=4).map(
+    lambda rows: "\n".join(["Timestamp,Request tokens,Response tokens", *rows])
+)
 lines = st.lists(objects | st.text(max_size=20), max_size=4).map("\n".join)
-contents = st.binary(max_size=60) | lines.map(lambda text: text.encode(errors="surrogatepass"))
+contents = st.binary(max_size=60) | (lines | tables).map(
+    lambda text: text.encode(errors="surrogatepass")
+)
 
 
 @given(content=contents, name=st.none() | st.sampled_from(sorted(FORMATS)))
