@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_cluster import FakeCommands
+from fake_commands import FakeCommands
 
 from pdcache.errors import ReplayError
 from pdcache.experiments import Outcome, load_experiment, run_experiment
