@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 import shutil
@@ -128,6 +129,7 @@ def connect(record: Record, *, limit_s: float) -> Any:
 
     if ray.is_initialized():
         return ray
+    messages_to_stderr()
     try:
         ray.init(
             address=record.address, namespace=record.namespace, log_to_driver=False,
@@ -140,6 +142,25 @@ def connect(record: Record, *, limit_s: float) -> Any:
             "RAY_AUTH_TOKEN_PATH names its token.",
         ) from None
     return ray
+
+
+def messages_to_stderr() -> None:
+    """Keep stdout for results: Ray prints there what happens to nodes.
+
+    It does so for every program that is connected, with ``log_to_driver=False`` too (ray 2.60
+    ``_private/worker.py``, ``listen_error_messages``).
+    """
+    from ray._private import worker
+
+    tell = worker.print_to_stdstream
+    if hasattr(tell, "__wrapped__"):
+        return
+
+    @functools.wraps(tell)
+    def on_stderr(data: dict[str, Any], *args: Any, **named: Any) -> None:
+        tell({**data, "is_err": True}, *args, **named)
+
+    worker.print_to_stdstream = on_stderr
 
 
 def _reach(host: str, port: int, record: Record, limit_s: float) -> None:
