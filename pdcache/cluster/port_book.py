@@ -6,6 +6,7 @@ it free. So whoever plans writes its ports down until its processes run.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import json
@@ -13,7 +14,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -41,26 +42,42 @@ class PortBook:
             self._taken: list[int] = []
             yield self
             entries[own] = {"began": _began(os.getpid()), "ports": self._taken}
+            atexit.register(self.close)
 
     def take(self, ports: Iterable[int]) -> None:
         """These are ours until `close`, or until this process ends."""
         self._taken = sorted({*self._taken, *ports})
 
     def close(self) -> None:
-        """The ports are bound, or are not needed any more."""
+        """The ports are bound, or are not needed any more; done at the end of the process too."""
+        atexit.unregister(self.close)
         with self._locked() as entries:
             entries.pop(str(os.getpid()), None)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[dict[str, dict[str, Any]]]:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-        with os.fdopen(os.open(self._path, flags, 0o600), "r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with self._opened() as file:
             entries = _living(file.read())
-            yield entries
-            file.seek(0)
-            file.truncate()
-            json.dump(entries, file)
+            try:
+                yield entries
+            finally:
+                if entries:
+                    file.seek(0)
+                    file.truncate()
+                    json.dump(entries, file)
+                else:
+                    self._path.unlink()
+
+    def _opened(self) -> IO[str]:
+        """The file, locked; the one before us may have removed it while we waited."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        while True:
+            file = os.fdopen(os.open(self._path, flags, 0o600), "r+")
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(self._path)):
+                    return file
+            file.close()
 
 
 def _living(text: str) -> dict[str, dict[str, Any]]:

@@ -20,6 +20,7 @@ stop() {{
   for pid in "${{PIDS[@]}}"; do kill -TERM "$pid" 2>/dev/null || true; done
   wait "${{PIDS[@]}}" 2>/dev/null || true
   rm -rf {temp} {manifest}
+  rmdir {temp_parent} 2>/dev/null || true
 }}
 trap stop EXIT
 trap 'exit 130' INT TERM
@@ -70,6 +71,7 @@ def shell_script(plan: Plan) -> str:
             mode=plan.mode.value,
             path=_search_path(plan.python),
             temp=shlex.quote(plan.temp),
+            temp_parent=shlex.quote(plan.temp.rpartition("/")[0]),
             manifest=shlex.quote(plan.manifest),
             manifest_folder=shlex.quote(plan.manifest.rpartition("/")[0]),
         )
