@@ -117,6 +117,17 @@ class Shell:
         assert not list((self.home / "clusters").glob("*/cluster.json"))
 
 
+def ray_token(folder: Path) -> dict[str, str]:
+    """Ray's variables for token auth and a quick end; the token is a file in a folder."""
+    path = folder / "token"
+    path.write_text("0123456789abcdef" * 4)
+    path.chmod(0o600)
+    return {
+        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path),
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+
+
 def free_port() -> int:
     """A port nobody listens on now."""
     with socket.socket() as probe:

@@ -34,12 +34,14 @@ QUIET_LIMIT_S = 5.0
 QUIET_LOOKS = 3
 """Looks in a row at which a worker must be idle."""
 
+TAKEN_OUT = "taken out by a change"
+
 Action = Callable[["Live", Step, float], Awaitable[None]]
 
 
 async def hold(live: Live, step: Step, limit_s: float) -> None:
     """Out of the gateway, and wait until it has nothing left there."""
-    await live.hold(step.process.name, "taken out by a change")
+    await live.hold(step.process.name, TAKEN_OUT)
     await live.wait_gone(step.process, limit_s)
     if _runs(live, step.process.name):
         await end_orphans(live, step.process)
@@ -121,8 +123,10 @@ async def policies(live: Live, step: Step, limit_s: float) -> None:
         await hold(live, step, limit_s)
         await idle(live, step, limit_s)
         await storage.attach(live.client, worker, _settings(worker), limit_s=limit_s)
-        await release(live, step, limit_s)
     define(live, worker)
+    # By this try, or by one before it that failed or whose controller died.
+    if live.desired.held.get(worker.name) == TAKEN_OUT:
+        await release(live, step, limit_s)
 
 
 async def stop(live: Live, step: Step, limit_s: float) -> None:

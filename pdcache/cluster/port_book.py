@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import psutil
 
+from pdcache.errors import ClusterError
 from pdcache.topology.facts import port_is_free
 
 
@@ -27,6 +28,7 @@ class PortBook:
     def __init__(self, path: Path | None = None) -> None:
         self._path = path or Path(tempfile.gettempdir()) / f"pdcache-ports-{os.getuid()}.json"
         self._others: frozenset[int] = frozenset()
+        self._taken: list[int] = []
 
     def free(self, port: int) -> bool:
         """Whether nobody listens there, and nobody else has planned to."""
@@ -34,12 +36,16 @@ class PortBook:
 
     @contextlib.contextmanager
     def planning(self) -> Iterator[PortBook]:
-        """While it lasts nobody else chooses ports; what `take` got is written down at its end."""
+        """While it lasts nobody else chooses ports; what `take` got is written down at its end.
+
+        Raises:
+            ClusterError: the book cannot be opened.
+        """
         with self._locked() as entries:
             own = str(os.getpid())
             others = (entry["ports"] for pid, entry in entries.items() if pid != own)
             self._others = frozenset(port for ports in others for port in ports)
-            self._taken: list[int] = []
+            self._taken = []
             yield self
             entries[own] = {"began": _began(os.getpid()), "ports": self._taken}
             atexit.register(self.close)
@@ -72,7 +78,14 @@ class PortBook:
         """The file, locked; the one before us may have removed it while we waited."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         while True:
-            file = os.fdopen(os.open(self._path, flags, 0o600), "r+")
+            try:
+                file = os.fdopen(os.open(self._path, flags, 0o600), "r+")
+            except OSError as error:
+                raise ClusterError(
+                    f"cannot open the book of planned ports: {error}.",
+                    where=str(self._path),
+                    remedy="Remove it if it is not yours, or make room on its disk.",
+                ) from None
             fcntl.flock(file, fcntl.LOCK_EX)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file.fileno()), os.stat(self._path)):

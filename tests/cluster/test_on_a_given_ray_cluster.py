@@ -16,7 +16,15 @@ from pathlib import Path
 import pytest
 
 from pdcache.cluster.sweep import marked_processes
-from tests.cluster_tools import PDCACHE, SMALL, Shell, free_port, port_is_closed, wait_for
+from tests.cluster_tools import (
+    PDCACHE,
+    SMALL,
+    Shell,
+    free_port,
+    port_is_closed,
+    ray_token,
+    wait_for,
+)
 
 
 @pytest.fixture
@@ -32,7 +40,7 @@ def ray_address(tmp_path: Path) -> Iterator[str]:
     ]  # fmt: skip
     with open(log, "wb") as output:
         head = subprocess.Popen(
-            command, stdout=output, stderr=output, env=os.environ | token(tmp_path),
+            command, stdout=output, stderr=output, env=os.environ | ray_token(tmp_path),
             start_new_session=True,
         )  # fmt: skip
     try:
@@ -48,22 +56,11 @@ def ray_address(tmp_path: Path) -> Iterator[str]:
         shutil.rmtree(temp, ignore_errors=True)
 
 
-def token(folder: Path) -> dict[str, str]:
-    """Ray's variables for token auth and a quick end."""
-    path = folder / "token"
-    path.write_text("0123456789abcdef" * 4)
-    path.chmod(0o600)
-    return {
-        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path),
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-
-
 def test_a_cluster_on_a_given_ray_is_proved_and_leaves_it_as_it_was(
     ray_address: str, tmp_path: Path
 ) -> None:
     shell = Shell(tmp_path / "home")
-    env = shell.env | token(tmp_path) | {"RAY_ADDRESS": ray_address}
+    env = shell.env | ray_token(tmp_path) | {"RAY_ADDRESS": ray_address}
     port = free_port()
 
     def run(*args: str) -> str:

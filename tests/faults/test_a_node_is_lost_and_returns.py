@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster_tools import TINY, Shell, free_port, wait_for
+from tests.cluster_tools import TINY, Shell, free_port, ray_token, wait_for
 from tests.dialogues import running_cluster
 from tests.load import Load, wrong_tokens
 
@@ -35,18 +35,6 @@ class Ray:
     port: int = field(default_factory=free_port)
     nodes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    @property
-    def env(self) -> dict[str, str]:
-        """Ray's variables for token auth and a quick end."""
-        path = self.folder / "token"
-        if not path.exists():
-            path.write_text("0123456789abcdef" * 4)
-            path.chmod(0o600)
-        return {
-            "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path),
-            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0", "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
-
     def start(self, address: str) -> None:
         """Start the node of an address, the head first."""
         log = self.folder / f"ray-{address}-{len(list(self.folder.iterdir()))}.log"
@@ -61,7 +49,7 @@ class Ray:
         ]  # fmt: skip
         with open(log, "wb") as output:
             self.nodes[address] = subprocess.Popen(
-                command, stdout=output, stderr=output, env=os.environ | self.env,
+                command, stdout=output, stderr=output, env=os.environ | ray_token(self.folder),
                 start_new_session=True,
             )  # fmt: skip
         wait_for(lambda: "Ray runtime started" in log.read_text(), f"Ray on {address}", limit_s=60)
@@ -94,7 +82,7 @@ def test_the_other_node_serves_on_and_the_workers_return_with_their_node(
     shell = Shell(tmp_path / "home")
     sets = ["decode.workers=2", f"gateway.port={free_port()}", "watch.reuse_s=0"]
     words = [word for one in sets for word in ("--set", one)]
-    env = ray.env | {"RAY_ADDRESS": f"{HEAD}:{ray.port}"}
+    env = ray_token(tmp_path) | {"RAY_ADDRESS": f"{HEAD}:{ray.port}"}
     up = shell.run("up", "topologies/full_offload.yaml", *TINY, *words, env=env)
     assert up.returncode == 0, up.stdout + up.stderr
     try:
