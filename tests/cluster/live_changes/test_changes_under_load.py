@@ -67,7 +67,7 @@ def test_workers_are_added_though_the_controller_is_killed_meanwhile(live: Watch
     before = live.status()
     with live.change("scale prefill=3 decode=2, controller killed"):
         scale = live.shell.start("scale", "prefill=3", "decode=2")
-        live.kill_controller_when(scale, "start prefill-2 ...")
+        live.kill_controller_when(scale, "start prefill-2")
         assert_done(scale, "scale prefill=3 decode=2")
         after = live.status()
     assert_serving(after, prefill=3, decode=2)
@@ -81,7 +81,7 @@ def test_storage_is_attached_anew_with_changed_options_though_the_controller_is_
     before = live.status()
     with live.change("storage attach, new options, controller killed"):
         attach = live.shell.start("storage", "attach", *OPTION)
-        live.kill_controller_when(attach, "attach prefill-1 ...")
+        live.kill_controller_when(attach, "attach prefill-1")
         assert_done(attach, "storage attach")
         after = live.status()
     assert live.controllers_so_far() == 3
@@ -133,7 +133,7 @@ def test_a_drained_worker_and_its_whole_role_are_restarted_one_at_a_time(live: W
     assert state_of(drained, "prefill-0") == "STOPPED"
     with live.change("restart prefill, controller killed"):
         restart = live.shell.start("restart", "prefill")
-        live.kill_controller_when(restart, "stop prefill-1 ...")
+        live.kill_controller_when(restart, "stop prefill-1")
         assert_done(restart, "restart prefill")
         after = live.status()
     assert live.controllers_so_far() == 4
@@ -146,7 +146,7 @@ def test_storage_is_detached_though_the_controller_is_killed_meanwhile(live: Wat
     live.storage_goes()
     with live.change("storage detach, controller killed"):
         detach = live.shell.start("storage", "detach")
-        live.kill_controller_when(detach, "release prefill-1 ...")
+        live.kill_controller_when(detach, "release prefill-1")
         assert_done(detach, "storage detach")
         after = live.status()
     assert_serving(after, prefill=2, decode=2)
@@ -190,7 +190,7 @@ def test_workers_are_removed_after_their_last_request(live: Watched) -> None:
     before = live.status()
     with live.change("scale prefill=1 decode=1, controller killed"):
         scale = live.shell.start("scale", "prefill=1", "decode=1")
-        live.kill_controller_when(scale, "drain prefill-1 ...")
+        live.kill_controller_when(scale, "drain prefill-1")
         assert_done(scale, "scale prefill=1 decode=1")
         after = live.status()
     assert_serving(after, prefill=1, decode=1)

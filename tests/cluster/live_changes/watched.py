@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -124,10 +125,14 @@ class Watched:
         return 1 + sum(one.kind == "restarted" for one in starts)
 
     def kill_controller_when(self, change: subprocess.Popen[str], step: str) -> None:
-        """Kill the controller once a change has begun a step; another must take its place."""
+        """Kill the controller once a change tells of a step; another must take its place.
+
+        Of a step that is over between two looks, only the end is told.
+        """
         assert change.stdout is not None
         seen = []
-        while step not in (line := change.stdout.readline()):
+        told = re.compile(rf"\] {re.escape(step)} (\.\.\.|done)")
+        while not told.search(line := change.stdout.readline()):
             seen.append(line)
             assert line, f"the change ended before {step!r}:\n{''.join(seen)}"
         (old,) = self._controllers()
