@@ -7,6 +7,7 @@ import contextlib
 import json
 import resource
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from types import TracebackType
@@ -19,6 +20,7 @@ from pdcache.replay.answer_stream import AnswerStream, error_text
 from pdcache.replay.dialects import SGLANG, Dialect, GenerateRequest
 from pdcache.replay.event_lines import EventLines
 from pdcache.replay.records import CachedTokens, RequestError
+from pdcache.sglang.served_by import HEADER as _PREFILL_HEADER
 
 REACH_TIMEOUT_S = 5.0
 _DRAIN_TIMEOUT_S = 1.0
@@ -48,6 +50,7 @@ class Answer:
     latency_s: float
     error: RequestError | None
     worker: str | None
+    prefill: str | None
 
 
 class GenerateClient:
@@ -115,13 +118,13 @@ class GenerateClient:
         body = self._dialect.body(request)
         sent_s = time.perf_counter()
         error: RequestError | None = None
-        worker: str | None = None
+        headers: Mapping[str, str] = {}
         try:
             async with (
                 asyncio.timeout(self._timeout_s) as limit,
                 self._http.post(self._url, data=body, headers=request.headers) as response,
             ):
-                worker = response.headers.get(_WORKER_HEADER)
+                headers = response.headers
                 if response.status == 200:
                     await _read(response.content, stream, limit)
                 else:
@@ -139,7 +142,7 @@ class GenerateClient:
                 "broken_stream",
                 f"the stream ended after {len(stream.stamps_s)} tokens without an end",
             )
-        return _answer(stream, sent_s, error, worker)
+        return _answer(stream, sent_s, error, headers)
 
 
 async def _read(
@@ -160,7 +163,7 @@ async def _read(
 
 
 def _answer(
-    stream: AnswerStream, sent_s: float, error: RequestError | None, worker: str | None
+    stream: AnswerStream, sent_s: float, error: RequestError | None, headers: Mapping[str, str]
 ) -> Answer:
     stamps = stream.stamps_s
     return Answer(
@@ -174,7 +177,8 @@ def _answer(
         gaps_s=tuple([later - earlier for earlier, later in pairwise(stamps)]),
         latency_s=(stamps[-1] if stream.done else time.perf_counter()) - sent_s,
         error=error,
-        worker=worker,
+        worker=headers.get(_WORKER_HEADER),
+        prefill=headers.get(_PREFILL_HEADER),
     )
 
 

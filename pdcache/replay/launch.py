@@ -81,6 +81,7 @@ class Options:
                 **self.body,
             },
             headers=target.headers,
+            workers=target.workers,
         )
 
 

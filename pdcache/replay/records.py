@@ -53,8 +53,9 @@ class RequestRecord:
             no tokens: between neighbouring events.
         latency_s: seconds from sending to the end of the stream or to the error.
         error: None when the answer is complete.
-        worker: URL of the (decode) worker that answered, when the gateway names it.
-        prefill: the worker that did the prefill, when it is known.
+        worker: the (decode) worker that answered, when the gateway tells.
+        prefill: the worker that did the prefill, when decode tells. Both by their names in the
+            cluster, of other targets as they are told.
         prompt_ids_hash: hash of the tokens sent.
         finished_s: when it ended, in seconds from the start of the replay.
         expected_output_tokens: tokens that were asked for.

@@ -70,6 +70,7 @@ class ReplaySpec:
             first token.
         extra_body: further keys of every request's body; null removes one of the client's own.
         headers: further headers of every request, for example a gateway's key.
+        workers: names of workers by the addresses that answers tell, for the records.
     """
 
     sessions: Sequence[Session]
@@ -88,6 +89,7 @@ class ReplaySpec:
     reuse: bool = True
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    workers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def planned(self) -> int:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast, get_args
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -42,6 +43,7 @@ class Target:
         headers: of every request.
         plan: of the cluster, None for a server by its address.
         capacity: tokens of `device` and `host` of one prefill worker and of `storage`.
+        workers: their names, by URL and by the address where decode meets a prefill.
         watched: whose metrics are sampled.
         new_client: an HTTP client for those.
         flushable: prefill workers, whose L1 and L2 can be emptied with `new_client`.
@@ -60,6 +62,7 @@ class Target:
                                                         "storage": None})  # fmt: skip
     prefills: int = 1
     prefetch_threshold: int | None = None
+    workers: Mapping[str, str] = field(default_factory=dict)
     watched: tuple[Watched, ...] = ()
     new_client: Callable[[], httpx.AsyncClient] | None = field(default=None, repr=False)
     flushable: tuple[Process, ...] = field(default=(), repr=False)
@@ -150,10 +153,22 @@ def of_plan(plan: Plan, keys: Keys) -> Target:
         },
         prefills=len(prefills),
         prefetch_threshold=options.get("prefetch_threshold", _PREFETCH_THRESHOLD),
+        workers=_addresses(plan),
         watched=watched,
         new_client=lambda: httpx.AsyncClient(trust_env=False, auth=auth),
         flushable=tuple(prefills),
     )
+
+
+def _addresses(plan: Plan) -> dict[str, str]:
+    """Names of all workers, by their URL and by their bootstrap server's HOST:PORT."""
+    found = {}
+    for own in (*plan.role(Role.PREFILL), *plan.role(Role.DECODE)):
+        if own.url is not None:
+            found[own.url] = own.name
+            if port := own.ports.get("bootstrap"):
+                found[f"{urlsplit(own.url).hostname}:{port}"] = own.name
+    return found
 
 
 def _watched(plan: Plan) -> tuple[Watched, ...]:

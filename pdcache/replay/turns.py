@@ -99,7 +99,8 @@ class TurnRunner:
             gaps_s=answer.gaps_s,
             latency_s=answer.latency_s,
             error=answer.error,
-            worker=answer.worker,
+            worker=self._name(answer.worker),
+            prefill=self._name(answer.prefill),
             prompt_ids_hash=_hash(ids),
             finished_s=sent_s + answer.latency_s,
             expected_output_tokens=turn.max_tokens,
@@ -111,6 +112,9 @@ class TurnRunner:
     def _headers(self, session: Session) -> dict[str, str]:
         name = session.session
         return {**self._spec.headers, "X-Session-ID": name, "x-smg-routing-key": name}
+
+    def _name(self, address: str | None) -> str | None:
+        return None if address is None else self._spec.workers.get(address, address)
 
     def _body(self) -> Mapping[str, Any]:
         """The salt seeds the hashes of all pages, on every tier."""

@@ -34,7 +34,8 @@ def reuse_off(gap: Gap, known: Evidence) -> int:
 def wrong_worker(gap: Gap, known: Evidence) -> int:
     """There is no L3, and only other prefill workers had the page.
 
-    Needs the prefill of every request. A page of an answer is on no prefill worker.
+    Needs the prefill of every request, which only servers that pdcache started tell. A page of an
+    answer is on no prefill worker.
     """
     if known.environment.capacity.storage != 0 or gap.prefill is None or not gap.holders:
         return 0

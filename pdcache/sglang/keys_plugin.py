@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pdcache.sglang.first_event import StatusOfFirstEvent
+from pdcache.sglang.served_by import NamesPrefill, noting
 
 KEYS_ENV = "PDCACHE_KEYS_FILE"
 """Names the file in the environment of a worker and of the gateway."""
@@ -44,8 +45,12 @@ def register() -> None:
         raise SystemExit(f"pdcache: no keys for this server: {path}: {error!r}") from error
 
     def with_keys_of_the_file(app: Any, **unused: object) -> None:
+        from sglang.srt.managers.tokenizer_manager import TokenizerManager
+
+        TokenizerManager.generate_request = noting(TokenizerManager.generate_request)
         show_included_routes(app)
         app.add_middleware(StatusOfFirstEvent)
+        app.add_middleware(NamesPrefill)
         app.add_middleware(WithoutAuthorization)
         add(app, api_key=gateway, admin_api_key=admin)
         app.add_middleware(OwnRequests, admin=admin, gateway=gateway)

@@ -85,6 +85,9 @@ def test_replay_reaches_the_ceiling_and_writes_its_report(
     assert printed["errors"] == 0 and printed["requests"]["completed"] == 6
     for turn in printed["turns"][1:]:
         assert turn["hit_over_ceiling"] >= 0.99, turn
+    lines = [json.loads(line) for line in (out / "requests.jsonl").read_text().splitlines()]
+    assert {line["worker"] for line in lines} <= {"decode-0", "decode-1"}
+    assert {line["prefill"] for line in lines} <= {"prefill-0", "prefill-1"}
     copy = shutil.copytree(out, tmp_path / "copy")
     compared = shell.json("compare", str(out), str(copy))
     assert compared["differences"] == {"copy": []}

@@ -67,14 +67,14 @@ def test_the_body_asks_for_greedy_tokens_and_keeps_extra_keys(stub: Any, answer:
     assert headers["x-session-id"] == "s1"
 
 
-def test_the_worker_is_known_when_the_gateway_names_it(stub: Any) -> None:
+def test_the_workers_are_known_when_the_answer_names_them(stub: Any) -> None:
     async def script(exchange: Any) -> None:
-        await exchange.head(x_smg_routed_worker_id="http://d1:1")
+        await exchange.head(x_smg_routed_worker_id="http://d1:1", x_pdcache_prefill="p1:2")
         await exchange.event({"output_ids": [7]})
         await exchange.end()
 
     answered, _, _ = generate(stub, script)
-    assert answered.worker == "http://d1:1"
+    assert (answered.worker, answered.prefill) == ("http://d1:1", "p1:2")
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,16 @@ def test_every_worker_and_the_master_is_watched(plan: Plan) -> None:
     }  # fmt: skip
 
 
+def test_workers_have_their_names_by_the_addresses_that_answers_tell() -> None:
+    plan = golden_plan("full_offload")
+    prefill = plan.process("prefill-1")
+    workers = of_plan(plan, Keys("admin")).workers
+    assert workers[str(prefill.url)] == "prefill-1"
+    assert workers[f"127.0.0.1:{prefill.ports['bootstrap']}"] == "prefill-1"
+    assert workers[str(plan.process("decode-0").url)] == "decode-0"
+    assert len(workers) == 5
+
+
 def test_a_cluster_that_tells_no_sizes_has_those_of_its_plan(plan: Plan) -> None:
     silent = replace(
         plan,
