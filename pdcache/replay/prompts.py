@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pdcache.errors import ReplayError
 from pdcache.replay.dialogue import ChatTokenizer
 from pdcache.replay.sessions import Session, Turn
-from pdcache.traces.block_tokens import BlockTokens
+
+if TYPE_CHECKING:
+    from pdcache.traces.block_tokens import BlockTokens
 
 
 class Prompt(NamedTuple):
@@ -58,6 +60,8 @@ class PromptMaker:
         if session.block_size is not None:
             size = session.block_size
             if size not in self._blocks:
+                from pdcache.traces.block_tokens import BlockTokens  # numpy, which few need
+
                 self._blocks[size] = BlockTokens(self._tokenizer.ordinary_ids, size)
             return _OfBlocks(session.turns, self._blocks[size])
         if self._chat:

@@ -8,7 +8,6 @@ from pathlib import Path
 from pdcache.errors import ReplayError
 from pdcache.reports.goodput import Slo
 from pdcache.reports.page import report_page
-from pdcache.reports.parquet import write_parquet
 from pdcache.reports.report import Report, build_report
 from pdcache.reports.run_folder import RunFolder
 
@@ -23,6 +22,8 @@ def write_report(folder: str | Path, slo: Slo | None = None) -> Report:
     Raises:
         ReplayError: the folder holds no run, or cannot be written.
     """
+    from pdcache.reports.parquet import write_parquet  # pyarrow takes its time
+
     path = Path(folder)
     run = RunFolder.read(path)
     report = build_report(run, slo)

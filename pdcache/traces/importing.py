@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import IO
 
-import numpy as np
-
 from pdcache.replay.sessions import Session, Turn
 from pdcache.traces.items import Item
 from pdcache.traces.problems import Problems
@@ -66,6 +64,8 @@ def import_sessions(
 def _fetched(
     trace: Trace, where: array[int], lines: array[int], owners: array[int]
 ) -> Iterator[Session]:
+    import numpy as np  # not at the top: every command of the shell imports this module
+
     order = np.argsort(np.frombuffer(owners, dtype=np.int64), kind="stable") if owners else ()
     begin_s: float | None = None
     fresh = _FIRST_FRESH

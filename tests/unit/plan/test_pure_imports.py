@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ("ray", "torch", "sglang", "transformers", "numpy", "mooncake")
+HEAVY = ("ray", "torch", "sglang", "transformers", "numpy", "pyarrow", "mooncake")
 
 
 def imported(code: str) -> set[str]:

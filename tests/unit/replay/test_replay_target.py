@@ -74,7 +74,7 @@ def test_every_worker_and_the_master_is_watched(plan: Plan) -> None:
 
 
 def test_workers_have_their_names_by_the_addresses_that_answers_tell() -> None:
-    plan = golden_plan("full_offload")
+    plan = replace(golden_plan("full_offload"), model_path="tiny-random")
     prefill = plan.process("prefill-1")
     workers = of_plan(plan, Keys("admin")).workers
     assert workers[str(prefill.url)] == "prefill-1"
