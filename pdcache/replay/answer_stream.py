@@ -10,11 +10,13 @@ import msgspec
 from pdcache.replay.records import CachedTokens, RequestError
 
 _SHOWN_CHARS = 400
-NOT_JSON = (msgspec.MsgspecError, ValueError, RecursionError)
+_NOT_JSON = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 class AnswerStream:
     """What all dialects have in common; `feed` never raises on what a server sends.
+
+    A dialect has the `decoder` of its events, which have an `error`, and takes the rest of them.
 
     Attributes:
         output_ids: the answer so far, in tokens.
@@ -26,6 +28,8 @@ class AnswerStream:
         error: set once the stream reports an error.
         done: whether the answer is complete.
     """
+
+    decoder: msgspec.json.Decoder[Any]
 
     def __init__(self) -> None:
         self.output_ids: list[int] = []
@@ -39,6 +43,24 @@ class AnswerStream:
 
     def feed(self, data: bytes, at_s: float) -> None:
         """Take the data of one event that arrived at `at_s`."""
+        if self.done or self.error:
+            return
+        if data == b"[DONE]":
+            self.end()
+            return
+        try:
+            event = self.decoder.decode(data)
+        except _NOT_JSON:
+            shown = data[:_SHOWN_CHARS].decode("utf-8", "replace")
+            self.error = RequestError("bad_event", f"not an event of the dialect: {shown}")
+            return
+        if event.error is not None:
+            self.error = RequestError("stream_error", error_text(event.error))
+        else:
+            self.take(event, at_s)
+
+    def take(self, event: Any, at_s: float) -> None:
+        """Take an event that is no error."""
         raise NotImplementedError
 
     def end(self) -> None:
@@ -47,11 +69,6 @@ class AnswerStream:
             self.done = True
         else:
             self.error = RequestError("broken_stream", "the answer ended without a token")
-
-    def refuse(self, data: bytes) -> None:
-        """Take an event for one that is not of the dialect."""
-        shown = data[:_SHOWN_CHARS].decode("utf-8", "replace")
-        self.error = RequestError("bad_event", f"not an event of the dialect: {shown}")
 
 
 Token = Annotated[int, msgspec.Meta(ge=0)]
@@ -71,7 +88,6 @@ class _Event(msgspec.Struct):
     error: Any = None
 
 
-_DECODER = msgspec.json.Decoder(_Event)
 _NO_META = _Meta()
 
 
@@ -84,24 +100,11 @@ class GenerateStream(AnswerStream):
     so far is taken as the whole.
     """
 
-    def feed(self, data: bytes, at_s: float) -> None:
-        """Take the data of one event that arrived at `at_s`."""
-        if self.done or self.error:
-            return
-        if data == b"[DONE]":
-            self.end()
-            return
-        try:
-            event = _DECODER.decode(data)
-        except NOT_JSON:
-            self.refuse(data)
-            return
-        if event.error is not None:
-            self.error = RequestError("stream_error", error_text(event.error))
-        else:
-            self._take(event.output_ids or [], event.meta_info or _NO_META, at_s)
+    decoder = msgspec.json.Decoder(_Event)
 
-    def _take(self, ids: list[int], meta: _Meta, at_s: float) -> None:
+    def take(self, event: _Event, at_s: float) -> None:
+        """Take tokens, and what the server says of the request."""
+        ids, meta = event.output_ids or [], event.meta_info or _NO_META
         self.prompt_tokens = count(meta.prompt_tokens)
         self.cached = cached_tokens(meta.cached_tokens, meta.cached_tokens_details)
         reason = meta.finish_reason

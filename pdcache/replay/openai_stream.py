@@ -7,12 +7,10 @@ from typing import Any
 import msgspec
 
 from pdcache.replay.answer_stream import (
-    NOT_JSON,
     AnswerStream,
     Token,
     cached_tokens,
     count,
-    error_text,
 )
 from pdcache.replay.records import CachedTokens, RequestError
 
@@ -50,9 +48,6 @@ class _Chunk(msgspec.Struct):
     error: Any = None
 
 
-_DECODER = msgspec.json.Decoder(_Chunk)
-
-
 class OpenAIStream(AnswerStream):
     """An answer whose last chunk holds `usage`, with the cached tokens in its details.
 
@@ -60,25 +55,14 @@ class OpenAIStream(AnswerStream):
     tiers under `sglext`. Thoughts (`reasoning_content`) count as tokens, not as text of the answer.
     """
 
+    decoder = msgspec.json.Decoder(_Chunk)
+
     def __init__(self) -> None:
         super().__init__()
         self._tiers: CachedTokens | None = None
 
-    def feed(self, data: bytes, at_s: float) -> None:
-        """Take the data of one event that arrived at `at_s`."""
-        if self.done or self.error:
-            return
-        if data == b"[DONE]":
-            self.end()
-            return
-        try:
-            chunk = _DECODER.decode(data)
-        except NOT_JSON:
-            self.refuse(data)
-            return
-        if chunk.error is not None:
-            self.error = RequestError("stream_error", error_text(chunk.error))
-            return
+    def take(self, chunk: _Chunk, at_s: float) -> None:
+        """Take a piece of the answer, or the counts at its end."""
         if chunk.choices:
             self._take(chunk.choices[0], at_s)
         if chunk.usage is not None:
