@@ -20,10 +20,11 @@ demo: setup ## Start a real cluster on this machine and show that it reuses KV
 	@bash scripts/demo.sh
 
 test: setup ## Run all tests (starts real clusters)
-	@$(PYTHON_VENV) -m pytest
+	@$(PYTHON_VENV) -m pytest -n auto --dist loadfile tests/unit
+	@$(PYTHON_VENV) -m pytest tests/contract tests/cluster tests/faults
 
 test-fast: setup ## Run the unit tests only
-	@$(PYTHON_VENV) -m pytest tests/unit
+	@$(PYTHON_VENV) -m pytest -n auto --dist loadfile tests/unit
 
 soak: setup ## Every fault, 24 cycles of up and down, 30 minutes of random kills (an hour and a half)
 	@$(PYTHON_VENV) -m pytest -m "soak or not soak" tests/faults tests/cluster/live_changes \
