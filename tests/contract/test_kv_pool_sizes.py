@@ -197,7 +197,7 @@ def assert_same_bytes(answer: dict[str, Any], ours: ModelFacts, *sizes: int) -> 
         assert largest == ours.kv_bytes_per_token_on_rank(*sizes)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     split=ranks(),
     layers=some.integers(3, 7),
@@ -229,7 +229,7 @@ def test_mha_and_gqa(
     assert_same_bytes(answer, facts(config), DTYPES[dtype], tp, pp)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     rank=some.integers(1, 40),
     rope=some.integers(1, 20),
@@ -263,7 +263,7 @@ def test_mla(
     assert_same_bytes(answer, facts(config), DTYPES[dtype], tp, pp)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     split=ranks(),
     pattern=some.lists(some.booleans(), min_size=3, max_size=7),
@@ -293,7 +293,7 @@ def test_a_sliding_window_in_a_pool_of_its_own(
     assert_same_context(sglang_pools(config, 1, 1, page_size, dtype, layout), config, dtype)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     heads=some.sampled_from([(1, 2), (4, 8), (4, 2)]),
     widths=some.sampled_from([(24, 16, 24, 16), (24, 16, 12, 8), (8, 8, 8, 4)]),

@@ -61,7 +61,7 @@ def sglang_hashes() -> Iterator[Hashes]:
         stdin.close()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(tokens=TOKENS, page_size=some.integers(1, 17), extra_key=TEXT, cache_salt=TEXT)
 def test_page_hashes_are_sglangs(
     sglang_hashes: Hashes,

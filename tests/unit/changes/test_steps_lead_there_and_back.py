@@ -109,7 +109,7 @@ def stop_at(change: Change, cluster: SmallCluster, at: int, has_effect: bool) ->
     return change.steps[at:]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(PAIRS)
 def test_all_steps_lead_to_the_goal(pair: Pair) -> None:
     change, cluster = change_between(pair)
@@ -118,7 +118,7 @@ def test_all_steps_lead_to_the_goal(pair: Pair) -> None:
     assert cluster.is_as(change.plan)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(PAIRS, AT, HAS_EFFECT)
 def test_a_change_that_is_taken_up_where_it_failed_leads_to_the_goal(
     pair: Pair, at: int, has_effect: bool
@@ -129,7 +129,7 @@ def test_a_change_that_is_taken_up_where_it_failed_leads_to_the_goal(
     assert cluster.is_as(change.plan)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(PAIRS, AT, HAS_EFFECT)
 def test_a_change_that_is_taken_back_leads_to_the_start(
     pair: Pair, at: int, has_effect: bool
@@ -141,7 +141,7 @@ def test_a_change_that_is_taken_back_leads_to_the_start(
     assert cluster.is_as(change.before[0])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(PAIRS)
 def test_steps_that_are_not_refused_leave_always_a_worker_of_each_role(pair: Pair) -> None:
     change, cluster = change_between(pair)

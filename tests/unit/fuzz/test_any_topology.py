@@ -38,7 +38,7 @@ def test_a_plan_or_findings_whose_fix_mends_them(part: int) -> None:
     # In parts, because Hypothesis remembers every example of a run.
     @seed(part)
     @settings(
-        max_examples=EXAMPLES // PARTS, deadline=None, database=None,
+        max_examples=EXAMPLES // PARTS, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(topologies())

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pdcache.errors import ReplayError
@@ -101,7 +101,6 @@ def brute_force(
 TOKENS = st.lists(st.integers(0, 1), min_size=1, max_size=12)
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(
     page=st.integers(1, 4),
     mode=st.sampled_from(["prefill_only", "full_offload"]),

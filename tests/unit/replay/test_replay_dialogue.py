@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -59,7 +59,6 @@ def test_an_ordinary_token_that_happens_to_match_is_kept(
     assert plain.next_prompt([5], [between[0]], "And?") == [5, between[0], *between]
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(previous=TOKENS, answer=TOKENS, user=st.text(min_size=1, max_size=30))
 def test_the_next_prompt_starts_with_the_tokens_sent_and_received(
     tokenizer: ChatTokenizer, previous: list[int], answer: list[int], user: str

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 import zmq
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 
 from pdcache.sglang import kv_events
@@ -153,7 +153,6 @@ def test_a_message_that_is_cut_short_is_counted() -> None:
         assert (len(blocks), blocks.unread) == (0, 1), keep
 
 
-@settings(deadline=None)
 @given(some.lists(some.binary(max_size=60), max_size=4))
 def test_no_bytes_raise(frames: list[bytes]) -> None:
     blocks = Blocks(PAGE)
@@ -169,7 +168,6 @@ def test_deep_nesting_is_counted() -> None:
     assert blocks.unread == 2
 
 
-@settings(deadline=None)
 @given(some.randoms(use_true_random=False), some.integers(1, 12))
 def test_whole_dialogues_come_back_from_any_shuffle(source: random.Random, turns: int) -> None:
     tokens, events = [], []

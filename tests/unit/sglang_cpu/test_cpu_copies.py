@@ -104,7 +104,7 @@ def page_lists(draw):
 
 
 @layouts
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(pages=page_lists())
 def test_any_pages_in_any_order_copy_exactly_both_ways(layout, backend, parts, pages):
     shape = Shape(heads=2, dim=3, dtype=torch.bfloat16)

@@ -16,7 +16,6 @@ def allocations(draw):
     return rows, bounds
 
 
-@settings(deadline=None)
 @given(allocation=allocations())
 def test_new_slots_fill_each_requests_span_in_order_and_nothing_else(allocation):
     rows, bounds = allocation
@@ -50,7 +49,7 @@ def move(buffers, targets, sources):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(targets=st.permutations(range(10)), sources=st.permutations(range(10)), data=st.data())
 def test_slots_move_as_if_all_were_read_before_any_is_written(dtype, targets, sources, data):
     count = data.draw(st.integers(0, 10))
