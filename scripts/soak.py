@@ -37,21 +37,23 @@ SETTLE_S = 60.0
 def main() -> int:
     """Run both parts; 0 when nothing grew."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cycles", type=int, default=24)
+    parser.add_argument("--cycles", type=int, default=24, help="0: none")
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=0)
     own = parser.parse_args()
+    build = Path(__file__).resolve().parents[1] / "build"
+    build.mkdir(exist_ok=True)
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="pdc-soak-") as folder:
         shell = Shell(Path(folder) / "home")
-        result["cycles"] = cycles(shell, own.cycles)
-        result["kills"] = kills(shell, own.minutes, own.seed)
-    problems = [*result["cycles"]["problems"], *result["kills"]["problems"]]
-    build = Path(__file__).resolve().parents[1] / "build"
-    build.mkdir(exist_ok=True)
-    (build / "soak.json").write_text(json.dumps(result, indent=1))
-    print(json.dumps({"problems": problems}, indent=1))
-    return 1 if problems else 0
+        for name, part in (
+            ("cycles", lambda: cycles(shell, own.cycles)),
+            ("kills", lambda: kills(shell, own.minutes, own.seed)),
+        ):
+            result[name] = part()
+            print(name, json.dumps(result[name], indent=1), flush=True)
+            (build / "soak.json").write_text(json.dumps(result, indent=1))
+    return 1 if any(part["problems"] for part in result.values()) else 0
 
 
 def cycles(shell: Shell, count: int) -> dict[str, Any]:
@@ -113,9 +115,12 @@ def kills(shell: Shell, minutes: float, seed: int) -> dict[str, Any]:
 
 
 def machine() -> dict[str, int]:
-    """What a cluster could leave on this machine."""
+    """What a cluster could leave on this machine; of processes, those of this environment."""
     return {
-        "processes": len(psutil.pids()),
+        "processes": sum(
+            any(sys.prefix in word for word in process.info["cmdline"] or ())
+            for process in psutil.process_iter(["cmdline"])
+        ),
         "shared memory": len(os.listdir("/dev/shm")),
         "temp folders": sum(1 for path in Path("/tmp").glob("pdc*")),
     }
