@@ -23,6 +23,8 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pdcache.cluster.supervisor import shared_memory
+from pdcache.plan import Plan
 from tests.cluster_tools import SMALL, TINY, Shell, cluster, free_port
 from tests.dialogues import running_cluster
 from tests.kills import KINDS, SIGNALS, Bench
@@ -32,6 +34,7 @@ FILE = "topologies/full_offload.yaml"
 GROWTH = 0.05
 KILLS = [(kind, how) for kind in KINDS for how in SIGNALS if kind != "gateway"]
 SETTLE_S = 60.0
+USES = ("processes", "descriptors", "memory")
 
 
 def main() -> int:
@@ -84,9 +87,8 @@ def kills(shell: Shell, minutes: float, seed: int) -> dict[str, Any]:
     with cluster(shell, FILE, *TINY, *words) as up:
         plan = running_cluster(shell, up["name"]).plan
         bench = Bench(shell, up["name"], plan)
-        # Every server once, so that all have the age in common from here on.
-        time.sleep(SETTLE_S)
-        before = usage(shell)
+        # A first load opens the connections that servers keep, so it comes before both looks.
+        before, first = usage_after_load(shell, plan)
         deadline = time.monotonic() + 60 * minutes
         errors, turns = [], 0
         wrong: list[str] = []
@@ -98,44 +100,70 @@ def kills(shell: Shell, minutes: float, seed: int) -> dict[str, Any]:
             errors += [] if kind.startswith("decode") else outcome.errors
             wrong += outcome.wrong
             print(outcome.row(), flush=True)
-        with Load(plan) as load:
-            time.sleep(SETTLE_S)
-        wrong += wrong_tokens(plan, load.done)
-        errors += [str(turn) for turn in load.done if turn.error]
-        after = usage(shell)
+        after, last = usage_after_load(shell, plan)
+        for load in (first, last):
+            wrong += wrong_tokens(plan, load.done)
+            errors += [str(turn) for turn in load.done if turn.error]
     problems = [f"wrong answer: {one}" for one in wrong] + [f"failed: {one}" for one in errors]
+    total_before, total_after = total(before), total(after)
     for what in ("processes", "descriptors"):
-        if after[what] > before[what]:
-            problems.append(f"{what}: {before[what]} before, {after[what]} after")
-    if after["memory"] > before["memory"] * (1 + GROWTH):
-        problems.append(f"memory: {before['memory']} bytes before, {after['memory']} after")
+        if total_after[what] > total_before[what]:
+            problems.append(f"{what}: {total_before[what]} before, {total_after[what]} after")
+    if total_after["memory"] > total_before["memory"] * (1 + GROWTH):
+        problems.append(
+            f"memory: {total_before['memory']} bytes before, {total_after['memory']} after"
+        )
     return {
         "struck": struck, "turns": turns, "before": before, "after": after, "problems": problems,
     }  # fmt: skip
 
 
 def machine() -> dict[str, int]:
-    """What a cluster could leave on this machine; of processes, those of this environment."""
+    """What a cluster could leave: processes of this environment, shared memory that none uses."""
+    used = shared_memory(psutil.pids())
     return {
         "processes": sum(
             any(sys.prefix in word for word in process.info["cmdline"] or ())
             for process in psutil.process_iter(["cmdline"])
         ),
-        "shared memory": len(os.listdir("/dev/shm")),
+        "shared memory": sum(entry.inode() not in used for entry in os.scandir("/dev/shm")),
         "temp folders": sum(1 for path in Path("/tmp").glob("pdc*")),
     }
 
 
-def usage(shell: Shell) -> dict[str, int]:
-    """What the processes of a cluster use, Ray's idle workers left out."""
-    found = {"processes": 0, "descriptors": 0, "memory": 0}
+def usage_after_load(shell: Shell, plan: Plan) -> tuple[dict[str, dict[str, int]], Load]:
+    """What is in use once a load has run for a while and all is idle again."""
+    with Load(plan) as load:
+        time.sleep(SETTLE_S)
+    time.sleep(SETTLE_S)
+    return usage(shell), load
+
+
+def usage(shell: Shell) -> dict[str, dict[str, int]]:
+    """What the processes of a cluster use, by kind of process, Ray's idle workers left out."""
+    found: dict[str, dict[str, int]] = {}
     for process in shell.processes():
         with contextlib.suppress(psutil.Error):
-            if not " ".join(process.cmdline()).startswith("ray::IDLE"):
-                found["processes"] += 1
-                found["descriptors"] += process.num_fds()
-                found["memory"] += process.memory_full_info().pss
+            words = process.cmdline()
+            if not " ".join(words).startswith("ray::IDLE"):
+                kind = found.setdefault(kind_of(words), dict.fromkeys(USES, 0))
+                kind["processes"] += 1
+                kind["descriptors"] += process.num_fds()
+                kind["memory"] += process.memory_full_info().pss
     return found
+
+
+def kind_of(words: list[str]) -> str:
+    """A process by its title, its module or its program."""
+    if "-m" in words:
+        return words[words.index("-m") + 1]
+    scripts = [word for word in words if word.endswith((".py", ".jar"))]
+    return Path((scripts or words[0].split() or [""])[0]).name
+
+
+def total(of: dict[str, dict[str, int]]) -> dict[str, int]:
+    """The sum over all kinds."""
+    return {use: sum(kind[use] for kind in of.values()) for use in USES}
 
 
 if __name__ == "__main__":
