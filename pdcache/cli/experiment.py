@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pdcache.cli.interrupts import Interrupts
-from pdcache.cli.options import Json
+from pdcache.cli.options import Json, Set
 from pdcache.cli.output import err, out, print_json
 from pdcache.errors import ReplayError
 from pdcache.experiments import load_experiment, run_experiment
@@ -21,16 +21,17 @@ def experiment_command(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Folder of the results; out/NAME if unset."),
     ] = None,
+    sets: Set = None,
     json: Json = False,
 ) -> None:
     """Bring up each cell in turn, replay the same load on it, and compare them all.
 
     Run it again to go on after an interruption: what is done is not run again. Exit 1 when a cell
-    failed; the others are compared nevertheless.
+    failed; the others are compared nevertheless. --set is laid over the topology of every cell.
 
     Example: pdcache experiment examples/multi_turn/experiment.yaml
     """
-    experiment = load_experiment(file)
+    experiment = load_experiment(file).laying(sets or ())
     Interrupts()
     folder = out_dir if out_dir is not None else Path("out") / experiment.name
     outcome = run_experiment(

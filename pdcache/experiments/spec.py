@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,6 +65,11 @@ class Experiment(_Section):
     repetitions: int = Field(3, ge=1)
     slo: str | None = Field(None, description="as `pdcache report --slo`")
     timeout_s: float = Field(3600.0, gt=0, description="limit of each command")
+
+    def laying(self, values: Sequence[str]) -> Experiment:
+        """The same with values, each `a.b=VALUE`, laid over the topology of every cell."""
+        cells = [one.model_copy(update={"set": [*one.set, *values]}) for one in self.cells]
+        return self.model_copy(update={"cells": cells})
 
     @model_validator(mode="after")
     def _no_doubles(self) -> Experiment:

@@ -34,6 +34,17 @@ def test_a_sweep_is_the_product_of_its_values(written: Write) -> None:
     )  # fmt: skip
 
 
+def test_values_of_the_command_line_are_laid_over_every_cell(written: Write) -> None:
+    cell = {
+        "name": "offload", "topology": "full_offload.yaml", "set": ["gateway.port=8000"],
+        "sweep": {"page_size": [64, 128]},
+    }  # fmt: skip
+    experiment = load_experiment(written(cells=[cell])).laying(["gateway.port=8001"])
+    assert [own.overrides for own in cells(experiment)] == [
+        ("gateway.port=8000", "gateway.port=8001", f"page_size={size}") for size in (64, 128)
+    ]
+
+
 def test_arms_are_groups_of_their_own_and_swap_their_order(written: Write) -> None:
     experiment = load_experiment(written(arms=["hot", "flushed"]))
     assert [group.name for group in groups(experiment)] == [
