@@ -42,7 +42,8 @@ def pdcache_command(words: Sequence[str], log: Path, limit_s: float) -> int:
 def up_words(cell: Cell, cluster: str) -> list[str]:
     """`up` of a cell."""
     overrides = [word for setting in cell.overrides for word in ("--set", setting)]
-    return ["up", str(cell.topology), "--name", cluster, *overrides]
+    skipped = [word for rule in cell.skipped for word in ("--skip-check", rule)]
+    return ["up", str(cell.topology), "--name", cluster, *overrides, *skipped]
 
 
 def replay_words(

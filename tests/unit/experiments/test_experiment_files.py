@@ -4,7 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from golden.plans import fixed_facts, shipped
 
+from pdcache.checks import check
 from pdcache.errors import ReplayError
 from pdcache.experiments import cells, groups, load_experiment, schedule
 
@@ -96,3 +98,7 @@ def test_the_example_is_an_experiment_of_four_cells_hot_and_flushed() -> None:
         "no_reuse", "prefill_only", "full_offload", "full_offload_256",
     ]  # fmt: skip
     assert experiment.arms == ["hot", "flushed"]
+    for cell in cells(experiment):
+        topology = shipped(cell.topology.stem, *cell.overrides)
+        found = check(topology, fixed_facts(), skip=cell.skipped)
+        assert not [finding for finding in found if finding.severity == "error"], cell.name

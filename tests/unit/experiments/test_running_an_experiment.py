@@ -35,15 +35,18 @@ def test_every_step_is_brought_up_loaded_and_brought_down(written: Write, tmp_pa
 
 def test_the_words_of_a_step_follow_from_the_file(written: Write, tmp_path: Path) -> None:
     cells = [
-        {"name": "full", "topology": "full_offload.yaml", "set": ["page_size=128"]},
+        {"name": "full", "topology": "full_offload.yaml", "set": ["page_size=128"],
+         "skip_check": ["gpus"]},
         {"name": "none", "topology": "full_offload.yaml", "reuse": False},
-    ]
+    ]  # fmt: skip
     commands = FakeCommands()
     run(written(cells=cells, arms=["hot", "flushed"], repetitions=1), tmp_path / "out", commands)
     ups = [words for words in commands.calls if words[0] == "up"]
     replays = [words for words in commands.calls if words[0] == "replay"]
     full_offload = str(tmp_path / "full_offload.yaml")
-    assert ups[0] == ["up", full_offload, "--name", "exp-modes", "--set", "page_size=128"]
+    assert ups[0] == [
+        "up", full_offload, "--name", "exp-modes", "--set", "page_size=128", "--skip-check", "gpus",
+    ]  # fmt: skip
     assert replays[0] == [
         "replay", str(tmp_path / "out/sessions.jsonl"), "--target", "exp-modes",
         "--out", str(tmp_path / "out/cells/full-hot/0"), "--concurrency", "2",
