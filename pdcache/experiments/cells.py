@@ -17,14 +17,14 @@ class Cell:
         name: its own, with the values of a sweep behind it: `offload,page_size=64`.
         topology: the file.
         overrides: what is laid over it, each `a.b=VALUE`.
-        skipped: rules of the check that are left out.
+        up: further options of `pdcache up`.
         reuse: whether requests may reuse each other's KV.
     """
 
     name: str
     topology: Path
     overrides: tuple[str, ...]
-    skipped: tuple[str, ...]
+    up: tuple[str, ...]
     reuse: bool
 
 
@@ -59,7 +59,7 @@ def cells(experiment: Experiment) -> list[Cell]:
             swept = [f"{key}={_yaml(value)}" for key, value in zip(spec.sweep, values, strict=True)]
             name = ",".join([spec.name, *map(_last_key, swept)]).replace("/", "_")
             overrides = (*spec.set, *swept)
-            found.append(Cell(name, spec.topology, overrides, tuple(spec.skip_check), spec.reuse))
+            found.append(Cell(name, spec.topology, overrides, tuple(spec.up), spec.reuse))
     return found
 
 

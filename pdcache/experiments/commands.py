@@ -42,8 +42,7 @@ def pdcache_command(words: Sequence[str], log: Path, limit_s: float) -> int:
 def up_words(cell: Cell, cluster: str) -> list[str]:
     """`up` of a cell."""
     overrides = [word for setting in cell.overrides for word in ("--set", setting)]
-    skipped = [word for rule in cell.skipped for word in ("--skip-check", rule)]
-    return ["up", str(cell.topology), "--name", cluster, *overrides, *skipped]
+    return ["up", str(cell.topology), "--name", cluster, *overrides, *cell.up]
 
 
 def replay_words(

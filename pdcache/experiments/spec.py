@@ -45,10 +45,7 @@ class CellSpec(_Section):
     name: str = Field(pattern=_NAME)
     topology: Path = Field(description="relative to the experiment file")
     set: list[str] = Field(default_factory=list, description="as `pdcache up --set`")
-    skip_check: list[str] = Field(
-        default_factory=list,
-        description="as `pdcache up --skip-check`, for a cell that is meant bad",
-    )
+    up: list[str] = Field(default_factory=list, description="further options of `pdcache up`")
     sweep: dict[str, Annotated[list[Value], Field(min_length=1)]] = Field(
         default_factory=dict, description="key of the topology to its values"
     )

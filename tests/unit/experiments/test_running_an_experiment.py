@@ -36,7 +36,7 @@ def test_every_step_is_brought_up_loaded_and_brought_down(written: Write, tmp_pa
 def test_the_words_of_a_step_follow_from_the_file(written: Write, tmp_path: Path) -> None:
     cells = [
         {"name": "full", "topology": "full_offload.yaml", "set": ["page_size=128"],
-         "skip_check": ["gpus"]},
+         "up": ["--no-verify"]},
         {"name": "none", "topology": "full_offload.yaml", "reuse": False},
     ]  # fmt: skip
     commands = FakeCommands()
@@ -45,7 +45,7 @@ def test_the_words_of_a_step_follow_from_the_file(written: Write, tmp_path: Path
     replays = [words for words in commands.calls if words[0] == "replay"]
     full_offload = str(tmp_path / "full_offload.yaml")
     assert ups[0] == [
-        "up", full_offload, "--name", "exp-modes", "--set", "page_size=128", "--skip-check", "gpus",
+        "up", full_offload, "--name", "exp-modes", "--set", "page_size=128", "--no-verify",
     ]  # fmt: skip
     assert replays[0] == [
         "replay", str(tmp_path / "out/sessions.jsonl"), "--target", "exp-modes",
