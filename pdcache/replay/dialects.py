@@ -64,19 +64,20 @@ def _generate(request: GenerateRequest) -> dict[str, Any]:
 
 
 def _completions(request: GenerateRequest) -> dict[str, Any]:
-    return {"prompt": request.input_ids, "max_tokens": request.max_tokens, **_OPENAI}
+    own = {"prompt": request.input_ids, "max_tokens": request.max_tokens}
+    return {**own, **_OPENAI, "return_token_ids": True}
 
 
 def _chat(request: GenerateRequest) -> dict[str, Any]:
     return {"messages": request.messages, "max_completion_tokens": request.max_tokens, **_OPENAI}
 
 
-# ignore_eos: SGLang and vLLM; return_token_ids: both; return_cached_tokens_details: SGLang 0.5.23.
+# ignore_eos and return_token_ids: SGLang and vLLM; return_cached_tokens_details: SGLang 0.5.23,
+# which refuses return_token_ids in a chat that streams (``entrypoints/openai/serving_chat.py``).
 _OPENAI = {
     "temperature": 0,
     "stream_options": {"include_usage": True},
     "ignore_eos": True,
-    "return_token_ids": True,
     "return_cached_tokens_details": True,
 }
 

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pdcache.replay import dump_sessions, generate_chat
 from tests.cluster_tools import Shell
 
@@ -70,8 +72,9 @@ def test_logs_follow_prints_new_lines(shell: Shell, full_offload: dict[str, Any]
         follower.communicate(timeout=10)
 
 
+@pytest.mark.parametrize("dialect", ["sglang", "openai-completions"])
 def test_replay_reaches_the_ceiling_and_writes_its_report(
-    shell: Shell, full_offload: dict[str, Any], tmp_path: Path
+    shell: Shell, full_offload: dict[str, Any], tmp_path: Path, dialect: str
 ) -> None:
     sessions = generate_chat(
         2, 3, first_words=60, question_words=10, answer_tokens=24, think_s=0.5, seed=11
@@ -80,7 +83,8 @@ def test_replay_reaches_the_ceiling_and_writes_its_report(
     out = tmp_path / "run"
     name = full_offload["name"]
     chats = str(tmp_path / "chats.jsonl")
-    printed = shell.json("replay", chats, "--target", name, "--out", str(out))
+    words = ("--dialect", dialect, "--salt", dialect, "--out", str(out))
+    printed = shell.json("replay", chats, "--target", name, *words)
     assert printed == json.loads((out / "report.json").read_text())
     assert printed["errors"] == 0 and printed["requests"]["completed"] == 6
     for turn in printed["turns"][1:]:
@@ -91,6 +95,20 @@ def test_replay_reaches_the_ceiling_and_writes_its_report(
     copy = shutil.copytree(out, tmp_path / "copy")
     compared = shell.json("compare", str(out), str(copy))
     assert compared["differences"] == {"copy": []}
+
+
+def test_replay_asks_the_chat_endpoint(
+    shell: Shell, full_offload: dict[str, Any], tmp_path: Path
+) -> None:
+    sessions = generate_chat(1, 3, first_words=60, question_words=10, answer_tokens=24, think_s=0.5)
+    dump_sessions(sessions, tmp_path / "chats.jsonl")
+    words = ("--target", full_offload["name"], "--dialect", "openai-chat", "--salt", "chat")
+    printed = shell.json(
+        "replay", str(tmp_path / "chats.jsonl"), *words, "--out", str(tmp_path / "run")
+    )
+    assert printed["errors"] == 0 and printed["requests"]["completed"] == 3
+    # Only the prompts: the text of this model's answers is not made of the same tokens again.
+    assert all(sum(turn["cached_tokens"].values()) > 0 for turn in printed["turns"][1:])
 
 
 def test_replay_of_an_unknown_cluster_names_those_that_are_up(
