@@ -9,7 +9,7 @@ from pathlib import Path
 from pdcache.checks.budget import budget
 from pdcache.plan.formats import kv_format
 from pdcache.plan.ports import MEETING_BAND, Ports
-from pdcache.plan.process import NodeMemory, Plan, Process, Provenance, share
+from pdcache.plan.process import NodeMemory, Plan, Process, Provenance, shares
 from pdcache.plan.server import ServerContext, server_process
 from pdcache.plan.services import gateway_process, store_process
 from pdcache.store.backend import Ground
@@ -38,6 +38,7 @@ def build_plan(topology: Topology, facts: Facts, *, like: Plan | None = None) ->
         NodeMemory(node.node, node.needed_bytes, node.available_bytes, node.parts)
         for node in budget(topology, facts)
     )
+    bytes_of = shares(memory)
     ground = Ground(
         topology=topology,
         addresses=tuple(node.address for node in facts.nodes),
@@ -67,7 +68,7 @@ def build_plan(topology: Topology, facts: Facts, *, like: Plan | None = None) ->
             process = gateway_process(
                 spot, topology, facts, gateway_port, ports.of("gateway metrics").service()
             )
-        processes.append(replace(process, memory_bytes=share(memory, process.name)))
+        processes.append(replace(process, memory_bytes=bytes_of.get(process.name, 0)))
     endpoint = processes[-1].url
     assert endpoint is not None
     return Plan(
