@@ -80,7 +80,7 @@ def _places(plan: Plan, facts: Facts) -> list[tuple[str, str]]:
 
 
 def _numbers(plan: Plan, facts: Facts) -> dict[str, str]:
-    """Ports and IPv4 addresses, and the names that stand for them; the first to have one names it."""
+    """Ports and IPv4 addresses, and the names that stand for them: the first to have one."""
     names = {node.address: f"<node {index}>" for index, node in reversed([*enumerate(facts.nodes)])}
     for process in reversed(plan.processes):
         for kind, port in reversed(process.ports.items()):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from golden.plans import fixed_facts, shipped
 
+from pdcache.checks import budget as budget_module
 from pdcache.errors import PlanError
 from pdcache.plan import Plan, build_plan
 from pdcache.plan.ports import SERVER_BAND, SERVICE_BAND, SPARE, Ports
 from pdcache.plan.process import Process
+from pdcache.topology import Topology, placement
 from pdcache.topology.facts import GIB, Node
 from pdcache.topology.schema import Role
+from pdcache.topology.setting import Settings
 
 NODES = tuple(Node(f"10.0.0.{i + 1}", memory_bytes=2048 * GIB, cpus=96, gpus=8) for i in range(30))
 
@@ -95,3 +101,41 @@ def test_a_thousand_workers_have_a_plan() -> None:
     )  # fmt: skip
     assert_no_two_share_an_address(made)
     assert len({own.address for own in (*made.role(Role.PREFILL), *made.role(Role.DECODE))}) == 1000
+
+
+# --- what a plan costs
+
+
+@pytest.mark.parametrize("nodes", [10, 30])
+def test_a_server_finds_its_node_without_a_look_at_each(
+    nodes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pops = 0
+
+    def heappop(heap: list[Any]) -> Any:
+        nonlocal pops
+        pops += 1
+        return heapq.heappop(heap)
+
+    counting = SimpleNamespace(heapify=heapq.heapify, heappush=heapq.heappush, heappop=heappop)
+    monkeypatch.setattr(placement, "heapq", counting)
+    topology = shipped("full_offload", "device=cuda", "prefill.workers=60", "decode.workers=20")
+    placement.place(topology, NODES[:nodes])
+    assert pops == 80
+
+
+@pytest.mark.parametrize("workers", [2, 100])
+def test_the_memory_of_a_role_is_worked_out_once_however_many_servers(
+    workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Counter[str]()
+    settings = budget_module.role_settings
+
+    def role_settings(topology: Topology, role: Role) -> Settings:
+        asked[role] += 1
+        return settings(topology, role)
+
+    monkeypatch.setattr(budget_module, "role_settings", role_settings)
+    topology = shipped("full_offload", "device=cuda", f"prefill.workers={workers}")
+    budget_module.budget(topology, fixed_facts(NODES))
+    assert asked == {Role.PREFILL: 1, Role.DECODE: 1}
