@@ -30,9 +30,8 @@ from pdcache.cluster.watching import watch
 from pdcache.errors import ClusterError, PdcacheError
 from pdcache.faults.contents import watch_store
 from pdcache.faults.disk import watch_disk
+from pdcache.faults.loads import watch_loads
 from pdcache.faults.reuse import watch_reuse
-from pdcache.faults.slow import watch_pace
-from pdcache.faults.stuck import watch_progress
 from pdcache.faults.writes import watch_writes
 from pdcache.plan.process import Plan
 from pdcache.sglang.keys import Keys
@@ -45,9 +44,8 @@ WATCHES: dict[str, Callable[[Live], Awaitable[None]]] = {
     "processes": watch,
     "store": watch_store,
     "writes": watch_writes,
-    "progress": watch_progress,
+    "loads": watch_loads,
     "reuse": watch_reuse,
-    "pace": watch_pace,
     "disk": watch_disk,
 }
 """What a cluster that serves is looked after by, side by side and for ever."""

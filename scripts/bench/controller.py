@@ -37,7 +37,7 @@ from pdcache.cluster.live import Live
 from pdcache.cluster.process_actor import Vitals
 from pdcache.cluster.states import ProcessState, ProcessStatus
 from pdcache.cluster.tree import TreeState
-from pdcache.faults import contents, disk, reuse, slow, stuck, writes
+from pdcache.faults import contents, disk, loads, reuse, writes
 from pdcache.plan import Plan, build_plan
 from pdcache.plan.process import Process
 from pdcache.sglang.keys import Keys
@@ -168,7 +168,7 @@ async def watched(plan: Plan, topology: Topology, folder: Path, seconds: float) 
     desired = CountedDesired(plan, topology, Keys("admin"), proved=True, serving=True)
     live = Live(plan.name, desired, fleet, Events(folder / "events.jsonl"))  # type: ignore[arg-type]
     passes = Passes()
-    for module in (watching, contents, disk, reuse, slow, stuck, writes):
+    for module in (watching, contents, disk, loads, reuse, writes):
         module.asyncio = passes  # type: ignore[assignment]
     tasks = [start_named(name, start, live) for name, start in WATCHES.items()]
     await asyncio.sleep(SETTLE_S)
