@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 FACTOR = 3.0
 """How many times slower than its peers a worker may be: batches differ, and so do prompts."""
 
-LOOKS = 6
+LOOKS = 12
 """Looks in a row after which it is told, and after which it is well again."""
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from statistics import median_low
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +21,8 @@ from pdcache.faults.loads import AT_ONCE, loads
 from pdcache.faults.slow import FACTOR, paces_behind
 from pdcache.faults.writes import HANDED, SETTLED_LOOKS, STORED, SURE_S, Watched, watch_writes
 from pdcache.plan import Plan, build_plan
-from pdcache.sglang.idle import Load
+from pdcache.sglang.idle import PATH, Load
+from pdcache.sglang.keys import Keys
 
 TOLD = 7.0
 
@@ -36,53 +39,80 @@ class Workers:
     def __init__(self, count: int) -> None:
         self.plan = plan_of(count)
         self.asked: Counter[str] = Counter()
+        self.keys_sent: set[str | None] = set()
         self.at_once = self.most_at_once = 0
+        row = {"num_running_reqs": 0, "num_waiting_reqs": 0, "timestamp": TOLD}
+        self.answer: Any = {"loads": [row]}
         self.ill: set[str] = set()
         self.silent: set[str] = set()
         self.fleet = SimpleNamespace(is_healthy=lambda own: own.name not in self.ill)
         self.loads: dict[str, Load] = {}
         self.reasons: dict[str, str] = {}
-        self.client = httpx.AsyncClient(transport=httpx.MockTransport(self._answer))
+        self.desired = SimpleNamespace(keys=Keys("admin", "gateway key"))
+        self.client = httpx.AsyncClient(transport=httpx.MockTransport(self._page))
 
     def status(self, name: str) -> Any:
         return SimpleNamespace(incarnation=1)
 
-    async def _answer(self, request: httpx.Request) -> httpx.Response:
-        at = f"{request.url.scheme}://{request.url.netloc.decode()}"
-        name = next(own.name for own in self.plan.processes if own.url == at)
-        self.asked[name] += 1
+    @asynccontextmanager
+    async def get(self, url: str, *, headers: dict[str, str]) -> AsyncIterator[Any]:
+        """As aiohttp's session: tells the load of an idle worker."""
+        name = self._name(url.removesuffix(PATH))
+        self.keys_sent.add(headers.get("Authorization"))
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(0)
         self.at_once -= 1
         if name in self.silent:
-            raise httpx.ReadTimeout("late", request=request)
-        if request.url.path == "/metrics":
-            return httpx.Response(200, text=f"{HANDED} 5\n{STORED} 5\n")
-        row = {"num_running_reqs": 0, "num_waiting_reqs": 0, "timestamp": TOLD}
-        return httpx.Response(200, json={"loads": [row]})
+            raise TimeoutError
+
+        async def json(content_type: str | None) -> Any:
+            return self.answer
+
+        yield SimpleNamespace(raise_for_status=lambda: None, json=json)
+
+    def _page(self, request: httpx.Request) -> httpx.Response:
+        self._name(str(request.url).removesuffix("/metrics"))
+        return httpx.Response(200, text=f"{HANDED} 5\n{STORED} 5\n")
+
+    def _name(self, url: str) -> str:
+        name = next(own.name for own in self.plan.processes if own.url == url)
+        self.asked[name] += 1
+        return name
+
+
+def look(live: Workers) -> dict[str, Load]:
+    return asyncio.run(loads(live, live))
 
 
 @pytest.mark.parametrize("count", [4, 20])
 def test_each_worker_is_asked_for_its_load_once_a_look(count: int) -> None:
     live = Workers(count)
-    found = asyncio.run(loads(live))
+    found = look(live)
     assert len(found) == count
     assert set(live.asked.values()) == {1}
     assert live.asked.total() == count
+    assert live.keys_sent == {"Bearer gateway key"}
 
 
 def test_no_more_than_some_workers_are_asked_at_a_time() -> None:
     live = Workers(20)
-    asyncio.run(loads(live))
+    look(live)
     assert 1 < live.most_at_once <= AT_ONCE
 
 
 def test_who_is_not_healthy_is_not_asked_and_who_is_silent_is_left_out() -> None:
     live = Workers(4)
     live.ill, live.silent = {"prefill-0"}, {"decode-1"}
-    assert set(asyncio.run(loads(live))) == {"prefill-1", "decode-0"}
+    assert set(look(live)) == {"prefill-1", "decode-0"}
     assert "prefill-0" not in live.asked
+
+
+@pytest.mark.parametrize("answer", [[], {}, {"loads": None}, {"loads": [1]}, None])
+def test_what_is_no_load_is_left_out(answer: Any) -> None:
+    live = Workers(4)
+    live.answer = answer
+    assert look(live) == {}
 
 
 # --- writes
