@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pdcache.topology.facts import GIB, Facts, ModelView
-from pdcache.topology.placement import place
-from pdcache.topology.schema import Role, Topology
+from pdcache.topology.placement import Place, place
+from pdcache.topology.schema import WORKER_ROLES, Role, Topology
 from pdcache.topology.setting import Settings
 from pdcache.topology.settings import KV_DTYPES, attention_tp, ranks, role_settings
 from pdcache.topology.stores import MooncakeStore
@@ -42,17 +42,17 @@ def budget(topology: Topology, facts: Facts) -> list[NodeBudget]:
 
     L2 of a CUDA worker sized by ratio depends on the GPU and is listed under ``unknown``.
     """
+    servers = {role: _part_of_server(topology, facts, role) for role in WORKER_ROLES}
+    on_node: list[list[Place]] = [[] for _ in facts.nodes]
+    for spot in place(topology, facts.nodes):
+        on_node[spot.node].append(spot)
     result = []
-    places = place(topology, facts.nodes)
-    for index, node in enumerate(facts.nodes):
+    for node, places in zip(facts.nodes, on_node, strict=True):
         parts: dict[str, int] = {"ray": RAY_BYTES, "system": SYSTEM_BYTES}
         unknown: list[str] = []
         for spot in places:
-            if spot.node != index:
-                continue
-            if spot.role in (Role.PREFILL, Role.DECODE):
-                own, missing = _server(topology, facts, spot.role)
-                own = {part: size // topology.worker(spot.role).nodes for part, size in own.items()}
+            if spot.role in WORKER_ROLES:
+                own, missing = servers[spot.role]
                 unknown += [f"{spot.name} {name}" for name in missing]
             else:
                 own = _service(topology, spot.kind)
@@ -150,6 +150,15 @@ def _server(topology: Topology, facts: Facts, role: Role) -> tuple[dict[str, int
     elif view is not None and not view.is_mla and per_token and l1 is not None:
         parts["retraction backup"] = _retraction(topology, l1, view) * per_token * count
     return parts, unknown
+
+
+def _part_of_server(
+    topology: Topology, facts: Facts, role: Role
+) -> tuple[dict[str, int], list[str]]:
+    """The same on one of the nodes that the server spans."""
+    parts, unknown = _server(topology, facts, role)
+    nodes = topology.worker(role).nodes
+    return {part: size // nodes for part, size in parts.items()}, unknown
 
 
 def _retraction(topology: Topology, l1: int, view: ModelView) -> int:

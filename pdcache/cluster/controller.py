@@ -30,9 +30,8 @@ from pdcache.cluster.watching import watch
 from pdcache.errors import ClusterError, PdcacheError
 from pdcache.faults.contents import watch_store
 from pdcache.faults.disk import watch_disk
+from pdcache.faults.loads import watch_loads
 from pdcache.faults.reuse import watch_reuse
-from pdcache.faults.slow import watch_pace
-from pdcache.faults.stuck import watch_progress
 from pdcache.faults.writes import watch_writes
 from pdcache.plan.process import Plan
 from pdcache.sglang.keys import Keys
@@ -41,6 +40,16 @@ from pdcache.topology.schema import Topology
 CONTROLLER = "controller"
 DEFECT_PAUSE_S = 2.0
 BIND_TRIES = 30
+WATCHES: dict[str, Callable[[Live], Awaitable[None]]] = {
+    "processes": watch,
+    "store": watch_store,
+    "writes": watch_writes,
+    "loads": watch_loads,
+    "reuse": watch_reuse,
+    "disk": watch_disk,
+}
+"""What a cluster that serves is looked after by, side by side and for ever."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -209,21 +218,15 @@ class Controller:
             live.desired.serving = True
             live.save()
         await asyncio.gather(
-            _for_ever(live, "processes", lambda: watch(live)),
-            _for_ever(live, "store", lambda: watch_store(live)),
-            _for_ever(live, "writes", lambda: watch_writes(live)),
-            _for_ever(live, "progress", lambda: watch_progress(live)),
-            _for_ever(live, "reuse", lambda: watch_reuse(live)),
-            _for_ever(live, "pace", lambda: watch_pace(live)),
-            _for_ever(live, "disk", lambda: watch_disk(live)),
+            *(_for_ever(live, what, start) for what, start in WATCHES.items()),
         )
 
 
-async def _for_ever(live: Live, what: str, start: Callable[[], Awaitable[None]]) -> None:
+async def _for_ever(live: Live, what: str, start: Callable[[Live], Awaitable[None]]) -> None:
     """A watch that a defect of ours ended is begun anew, and the defect is told."""
     while True:
         try:
-            await start()
+            await start(live)
             return
         except Exception as error:
             text = f"the watch of {what} failed: {type(error).__name__}: {error}"

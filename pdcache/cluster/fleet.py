@@ -14,6 +14,7 @@ import httpx
 from pdcache.cluster.nodes import living_node
 from pdcache.cluster.probe import ready
 from pdcache.cluster.process_actor import ProcessActor, Vitals
+from pdcache.cluster.pulse import NOT_ASKED, Silence
 from pdcache.cluster.states import ProcessState, ProcessStatus
 from pdcache.cluster.tree import TreeState
 from pdcache.errors import ClusterError
@@ -37,7 +38,7 @@ class Fleet:
         self._keys: Keys | None = None
         self._id = cluster_id
         self._actors: dict[str, Any] = {}
-        self._trees: dict[str, TreeState] = {}
+        self._seen: dict[str, tuple[TreeState, Silence]] = {}
         self._starting: dict[str, asyncio.Lock] = {}
         self._temp = self._logs = ""
         self.statuses: dict[str, ProcessStatus] = {}
@@ -164,10 +165,11 @@ class Fleet:
         own = self.statuses[process.name]
         if process.name not in self._actors:
             raise ActorGone("its actor is gone.", where=process.name)
+        tree, silence = self._seen.get(process.name, (TreeState(), NOT_ASKED))
         known = Vitals(
             actor_pid=own.actor_pid or 0, pid=own.pid, supervisor_pid=own.supervisor_pid,
             running=True, exit_code=None, incarnation=own.incarnation,
-            tree=self._trees.get(process.name, TreeState()),
+            tree=tree, silence=silence,
         )  # fmt: skip
         actor = self._actors[process.name]
         try:
@@ -175,7 +177,7 @@ class Fleet:
         except ActorGone:
             self._actors.pop(process.name, None)
             raise
-        self._trees[process.name] = vitals.tree
+        self._seen[process.name] = vitals.tree, vitals.silence
         return vitals
 
     async def end(self, process: Process, why: str, *, at_once: bool = False) -> None:
@@ -272,7 +274,8 @@ class Fleet:
         options: dict[str, Any] = {
             "name": process.name, "lifetime": "detached", "max_restarts": 0,
             "num_cpus": 0, "num_gpus": process.gpus, "get_if_exists": True,
-            "max_concurrency": 4,
+            # One for each controller whose call still waits, and some for the living one.
+            "max_concurrency": 8,
         }  # fmt: skip
         if process.ray_id is not None:
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import httpx
 
+from pdcache.cluster.connections import PoolPerServer
 from pdcache.cluster.desired import Desired
 from pdcache.cluster.events import Events
 from pdcache.cluster.fleet import Fleet
@@ -15,13 +16,13 @@ from pdcache.cluster.manifest import listed, manifest_text
 from pdcache.cluster.states import ProcessState, ProcessStatus
 from pdcache.errors import ClusterError, PdcacheError
 from pdcache.plan.process import Plan, Process
+from pdcache.sglang.idle import Load
 from pdcache.sglang.keys import ClusterAuth
 from pdcache.store.health import healthy
 from pdcache.topology.schema import WORKER_ROLES, Role
 
 POLL_S = 0.2
 PROBE_LIMIT_S = 5.0
-LOOK_LIMIT_S = 1.0
 GATEWAY_REMOVAL_S = 5.7
 
 
@@ -30,6 +31,7 @@ class Live:
 
     Attributes:
         reasons: what is wrong, by a key of whoever noticed it.
+        loads: what each worker had to do when `watch_loads` last asked.
     """
 
     def __init__(
@@ -43,10 +45,9 @@ class Live:
         self.desired = desired
         self.fleet = fleet
         self.client = self.new_client(PROBE_LIMIT_S)
-        # While a probe waits nobody looks whether the process is frozen.
-        self.prober = self.new_client(LOOK_LIMIT_S)
         self.events = events
         self.reasons: dict[str, str] = {}
+        self.loads: dict[str, Load] = {}
         self._manifest = ""
         self._held_at: dict[str, float] = {}
         self._began_at = time.monotonic()
@@ -55,7 +56,9 @@ class Live:
     def new_client(self, limit_s: float) -> httpx.AsyncClient:
         """An HTTP client that gives every process of the cluster the key it wants."""
         auth = ClusterAuth(lambda: self.plan, self.desired.keys)
-        return httpx.AsyncClient(timeout=limit_s, trust_env=False, auth=auth)
+        return httpx.AsyncClient(
+            timeout=limit_s, trust_env=False, auth=auth, transport=PoolPerServer()
+        )
 
     @property
     def plan(self) -> Plan:

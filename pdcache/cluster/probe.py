@@ -21,20 +21,6 @@ async def ready(process: Process, client: httpx.AsyncClient) -> str | None:
     return missing
 
 
-async def alive(process: Process, client: httpx.AsyncClient) -> str | None:
-    """None when the process answers, else what it does not answer."""
-    return await _probe(process, process.health_path, client)
-
-
-def refuses(missing: str) -> bool:
-    """Whether a process that runs said itself that it takes no more requests.
-
-    SGLang answers 503 while it finishes its requests after a SIGTERM (sglang 0.5.23
-    ``entrypoints/http_server.py``, ``health_generate``).
-    """
-    return missing.endswith(": HTTP 503")
-
-
 async def _probe(process: Process, path: str | None, client: httpx.AsyncClient) -> str | None:
     if process.url is not None and path is not None:
         return await _http_ready(process.url + path, client)

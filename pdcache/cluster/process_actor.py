@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pdcache.cluster.pulse import NOT_ASKED, Pulse, Silence
 from pdcache.cluster.record import CLUSTER_ENV, write_secret
 from pdcache.cluster.sigterm import end_at_sigterm
 from pdcache.cluster.supervised import SupervisedProcess, tail
@@ -22,7 +23,7 @@ LOOK_S = 0.25
 
 @dataclass(frozen=True)
 class Vitals:
-    """What the actor knows without asking the network."""
+    """What the actor knows of its process; ``silence`` is what `ProcessActor.changed` heard."""
 
     actor_pid: int
     pid: int | None
@@ -31,6 +32,7 @@ class Vitals:
     exit_code: int | None
     incarnation: int
     tree: TreeState
+    silence: Silence = NOT_ASKED
 
 
 class ProcessActor:
@@ -47,6 +49,7 @@ class ProcessActor:
         self._temp = temp
         self._keys = keys
         self._supervised: SupervisedProcess | None = None
+        self._pulse: Pulse | None = None
         self._incarnation = 0
         self._tree = Tree()
         self._lock = threading.RLock()
@@ -79,11 +82,12 @@ class ProcessActor:
             log=self._log,
             grace_s=self._process.grace_s,
         )
+        self._pulse = Pulse(self._process, self._keys)
         return self.vitals()
 
     def vitals(self) -> Vitals:
-        """Pid, and whether it runs."""
-        own = self._supervised
+        """Pid, and whether it runs; asks nobody."""
+        own, pulse = self._supervised, self._pulse
         return Vitals(
             actor_pid=os.getpid(),
             pid=own.pid if own else None,
@@ -92,13 +96,21 @@ class ProcessActor:
             exit_code=own.exit_code if own else None,
             incarnation=self._incarnation,
             tree=self._tree.look(own.pid) if own else TreeState(),
+            silence=pulse.known if pulse else NOT_ASKED,
         )
 
     def changed(self, known: Vitals, limit_s: float) -> Vitals:
-        """The vitals once they differ from those that are known, or after ``limit_s``."""
+        """The vitals once they differ from those that are known, or after ``limit_s``.
+
+        The process is asked for its health meanwhile, from here: so a controller of many processes
+        hears of those that are not well, and asks nobody that is.
+        """
         deadline = time.monotonic() + limit_s
         while (now := self.vitals()) == known and time.monotonic() < deadline:
-            time.sleep(LOOK_S)
+            pulse = self._pulse
+            # Who is frozen answers nothing, and must be seen to go on.
+            if pulse is None or now.tree.frozen or pulse.look() == known.silence:
+                time.sleep(LOOK_S)
         return now
 
     def stop(self, *, at_once: bool = False) -> bool:
@@ -109,6 +121,9 @@ class ProcessActor:
         """
         with self._lock:
             own, self._supervised = self._supervised, None
+            pulse, self._pulse = self._pulse, None
+            if pulse is not None:
+                pulse.close()
             return own.stop(at_once=at_once) if own else True
 
     def log_tail(self, lines: int) -> str:

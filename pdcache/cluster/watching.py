@@ -8,7 +8,7 @@ import time
 
 from pdcache.cluster.fleet import ActorGone
 from pdcache.cluster.live import Live
-from pdcache.cluster.probe import alive, refuses
+from pdcache.cluster.process_actor import Vitals
 from pdcache.cluster.readmission import prove_again
 from pdcache.cluster.states import ProcessState, ProcessStatus
 from pdcache.errors import ClusterError, PdcacheError
@@ -17,8 +17,11 @@ from pdcache.topology.schema import WORKER_ROLES, Role
 
 LOOK_S = 0.5
 PROBE_EVERY_S = 1.0
+QUIET_S = 10.0
+"""How long the actor of a process that is well is waited for: it answers once that changes."""
+
 UNHEALTHY_AFTER = 8
-"""Probes in a row without an answer. A busy worker on a CPU answers late without being ill."""
+"""Looks in a row without an answer. A busy worker on a CPU answers late without being ill."""
 
 HUNG_AFTER_S = 45.0
 """How long a process may be frozen, or answer nothing, before it is ended and started again."""
@@ -42,7 +45,7 @@ class Watch:
     def __init__(self, live: Live, name: str) -> None:
         self._live = live
         self._name = name
-        self._misses = 0
+        self._quiet = False
         self._ill_since: float | None = None
         self._deaths = 0
         self._healthy_at: float | None = None
@@ -64,8 +67,10 @@ class Watch:
 
     async def _look(self, process: Process) -> None:
         """One look: does it run, is it frozen, does it answer."""
+        well = self._quiet and self._own.state is ProcessState.HEALTHY
+        self._quiet = False
         try:
-            vitals = await self._live.fleet.changed(process, PROBE_EVERY_S)
+            vitals = await self._live.fleet.changed(process, QUIET_S if well else PROBE_EVERY_S)
         except ActorGone as error:
             if self._may_judge(process):
                 await self._died(process, error.message)
@@ -86,7 +91,7 @@ class Watch:
             )
             await asyncio.sleep(LOOK_S)
         else:
-            await self._probe(process)
+            await self._heard(process, vitals)
 
     def _may_judge(self, process: Process) -> bool:
         """A change may have taken the process out of our hands while we waited."""
@@ -96,19 +101,19 @@ class Watch:
             and self._own.state in (ProcessState.HEALTHY, ProcessState.UNHEALTHY)
         )
 
-    async def _probe(self, process: Process) -> None:
-        missing = await alive(process, self._live.prober)
-        if not self._may_judge(process):
-            return
-        if missing is not None:
-            self._misses += 1
-            certain = self._misses >= UNHEALTHY_AFTER or refuses(missing)
-            if certain or self._own.state is ProcessState.UNHEALTHY:
-                await self._unwell(process, missing)
-            return
-        self._misses = 0
-        if self._own.state is ProcessState.UNHEALTHY:
-            await self._well_again(process)
+    async def _heard(self, process: Process, vitals: Vitals) -> None:
+        """It runs: does it answer."""
+        silence = vitals.silence
+        if silence.missing is None:
+            self._quiet = True
+            if self._own.state is ProcessState.UNHEALTHY:
+                await self._well_again(process)
+        elif (
+            silence.looks >= UNHEALTHY_AFTER
+            or silence.refuses
+            or self._own.state is ProcessState.UNHEALTHY
+        ):
+            await self._unwell(process, silence.missing)
 
     def _frozen_limit_s(self, process: Process) -> float:
         """How long a frozen process is waited for.
@@ -202,7 +207,7 @@ class Watch:
             did = f"start {self._deaths} in a row failed; again in {again:.0f} s"
             self._live.events.add(self._name, "failed", error.message, did)
             return
-        self._misses, self._ill_since, self._healthy_at = 0, None, time.monotonic()
+        self._ill_since, self._healthy_at = None, time.monotonic()
         text = f"healthy and proved after {own.started_in_s} s as pid {own.pid}"
         self._live.events.add(self._name, "restarted", text, "")
         self._live.save()

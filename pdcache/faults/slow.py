@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import median_low
 from typing import TYPE_CHECKING
 
-from pdcache.errors import ClusterError
-from pdcache.sglang.idle import load
+from pdcache.sglang.idle import Load
 from pdcache.topology.schema import Role
 
 if TYPE_CHECKING:
     from pdcache.cluster.live import Live
 
-EVERY_S = 5.0
 FACTOR = 3.0
 """How many times slower than its peers a worker may be: batches differ, and so do prompts."""
 
-LOOKS = 6
+LOOKS = 12
 """Looks in a row after which it is told, and after which it is well again."""
 
 
@@ -44,27 +41,33 @@ def paces_behind(paces: Mapping[str, float]) -> dict[str, float]:
     Args:
         paces: tokens a second of each stream, by worker; those without a stream are left out.
     """
+    ordered = sorted(paces.values())
+    middle = len(ordered) // 2 - 1
     behind = {}
-    for name, pace in paces.items():
-        others = [other for peer, other in paces.items() if peer != name]
-        if others and pace * FACTOR < median_low(others):
-            behind[name] = median_low(others)
+    for name, pace in paces.items() if len(paces) > 1 else ():
+        # Without its own pace those above it move down by one.
+        median = ordered[middle + (bisect_left(ordered, pace) <= middle)]
+        if pace * FACTOR < median:
+            behind[name] = median
     return behind
 
 
-async def watch_pace(live: Live) -> None:
-    """Look for ever; a slow worker is a DEGRADED reason, for the gateway still gets answers."""
-    streaks: dict[str, Streak] = {}
-    while True:
-        serving = live.serving(Role.DECODE)
-        paces: dict[str, float] = {}
-        for worker in serving:
-            try:
-                seen = await load(live.client, worker)
-            except ClusterError:
-                continue
-            if seen.running and seen.tokens_per_s:
-                paces[worker.name] = seen.tokens_per_s / seen.running
+class SlowWorkers:
+    """A slow decode is a DEGRADED reason, for the gateway still gets answers."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._streaks: dict[str, Streak] = {}
+
+    def look(self, seen: Mapping[str, Load]) -> None:
+        """Take the loads of one look, by the worker's name."""
+        live, streaks = self._live, self._streaks
+        serving = {worker.name for worker in live.serving(Role.DECODE)}
+        paces = {
+            name: own.tokens_per_s / own.running
+            for name, own in seen.items()
+            if name in serving and own.running and own.tokens_per_s
+        }
         behind = paces_behind(paces)
         for name in paces if len(paces) > 1 else ():
             if streaks.setdefault(name, Streak()).look(name in behind):
@@ -74,7 +77,6 @@ async def watch_pace(live: Live) -> None:
                 live.degrade(f"slow {name}", text, f"`pdcache restart {name}` replaces it")
             else:
                 live.heal(f"slow {name}", f"{name} is as fast as the others")
-        for name in streaks.keys() - {worker.name for worker in serving}:
+        for name in streaks.keys() - serving:
             del streaks[name]
             live.heal(f"slow {name}", f"{name} does not serve any more")
-        await asyncio.sleep(EVERY_S)

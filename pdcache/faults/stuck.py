@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pdcache.cluster.states import ProcessState
-from pdcache.errors import ClusterError
-from pdcache.sglang.idle import Load, load
+from pdcache.sglang.idle import Load
 from pdcache.topology.schema import WORKER_ROLES
 
 if TYPE_CHECKING:
     from pdcache.cluster.live import Live
 
-EVERY_S = 2.0
 STUCK_AFTER_S = 60.0
 """One step of a big prefill on a slow machine takes some seconds; a minute is no step."""
 
@@ -37,22 +34,22 @@ class Progress:
         return now_s - self.moved_s
 
 
-async def watch_progress(live: Live) -> None:
-    """Look for ever; a server that is stuck is ended, and so started again."""
-    known: dict[tuple[str, int], Progress] = {}
-    while True:
-        workers = [own for role in WORKER_ROLES for own in live.plan.role(role)]
-        for worker in workers:
-            own = live.status(worker.name)
-            if own.state is not ProcessState.HEALTHY:
+class StuckWorkers:
+    """Ends a server that is stuck, and so it is started again."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._known: dict[tuple[str, int], Progress] = {}
+
+    async def look(self, seen: Mapping[str, Load]) -> None:
+        """Take the loads of one look, by the worker's name."""
+        now_s, live = time.monotonic(), self._live
+        for worker in (own for role in WORKER_ROLES for own in live.plan.role(role)):
+            if worker.name not in seen or not live.fleet.is_healthy(worker):
                 continue
-            progress = known.setdefault((worker.name, own.incarnation), Progress())
-            try:
-                stuck_s = progress.look(await load(live.client, worker), time.monotonic())
-            except ClusterError:
-                continue
+            key = (worker.name, live.status(worker.name).incarnation)
+            stuck_s = self._known.setdefault(key, Progress()).look(seen[worker.name], now_s)
             if stuck_s > STUCK_AFTER_S:
                 text = f"has requests and made no step for {stuck_s:.0f} s"
                 live.events.add(worker.name, "stuck", text, "ended, to be started again")
                 await live.fleet.end(worker, text, at_once=True)
-        await asyncio.sleep(EVERY_S)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 EVERY_S = 2.0
 SETTLED_LOOKS = 3
+SURE_S = 60.0
+"""After that a worker is asked whatever its load says."""
+
 HANDED = "sglang:hicache_backup_tokens_total"
 STORED = "sglang:backuped_tokens_total"
 
@@ -35,6 +40,11 @@ class Gap:
     missing: float = 0.0
     looks: int = 0
 
+    @property
+    def settled(self) -> bool:
+        """Nothing is on its way, and nothing more was handed over for a while."""
+        return self.missing <= 0 and self.looks >= SETTLED_LOOKS
+
     def look(self, handed: float, stored: float) -> float:
         """Tokens that turned out to be lost.
 
@@ -51,25 +61,58 @@ class Gap:
         return missing
 
 
+@dataclass
+class Watched:
+    """One incarnation of a prefill: its gap, and what was known when it was last asked."""
+
+    gap: Gap | None = None
+    told_s: float | None = None
+    asked_s: float = 0.0
+
+    def is_due(self, told_s: float | None, now_s: float) -> bool:
+        """Whether its page of metrics can say anything new.
+
+        A page of an idle worker is the same as before, and costs a millisecond to read.
+
+        Args:
+            told_s: when its schedulers last told their load, which they do at every step; None if
+                that is not known.
+            now_s: the caller's clock.
+        """
+        if self.gap is None or told_s is None or not self.gap.settled:
+            return True
+        return told_s != self.told_s or now_s - self.asked_s >= SURE_S
+
+    def look(self, seen: Mapping[str, float], told_s: float | None, now_s: float) -> float:
+        """Take one page of metrics; tokens that turned out to be lost."""
+        handed, stored = seen.get(HANDED, 0.0), seen.get(STORED, 0.0)
+        if self.gap is None:
+            self.gap = Gap(handed, handed - stored)
+        self.told_s, self.asked_s = told_s, now_s
+        return self.gap.look(handed, stored)
+
+
 async def watch_writes(live: Live) -> None:
     """Look for ever at what every prefill could not write; then mend the chains it broke."""
-    gaps: dict[tuple[str, int], Gap] = {}
+    known: dict[tuple[str, int], Watched] = {}
     while True:
         lost: dict[str, float] = {}
         for worker in live.plan.role(Role.PREFILL):
             key = (worker.name, live.status(worker.name).incarnation)
             if not has_storage(worker):
-                gaps.pop(key, None)
+                known.pop(key, None)
             if not has_storage(worker) or not live.fleet.is_healthy(worker):
+                continue
+            own, now_s = known.setdefault(key, Watched()), time.monotonic()
+            load = live.loads.get(worker.name)
+            told_s = load.at_s if load is not None else None
+            if not own.is_due(told_s, now_s):
                 continue
             try:
                 seen = await metrics(live.client, worker.url or "")
             except (httpx.HTTPError, ValueError):
                 continue
-            handed, stored = seen.get(HANDED, 0.0), seen.get(STORED, 0.0)
-            gap = gaps.setdefault(key, Gap(handed, handed - stored))
-            tokens = gap.look(handed, stored)
-            if tokens:
+            if tokens := own.look(seen, told_s, now_s):
                 lost[worker.name] = tokens
         if lost and KEY not in live.reasons:
             text = ", ".join(f"{tokens:.0f} tokens of {name}" for name, tokens in lost.items())

@@ -9,7 +9,7 @@ from pathlib import Path
 from pdcache.checks.budget import budget
 from pdcache.plan.formats import kv_format
 from pdcache.plan.ports import MEETING_BAND, Ports
-from pdcache.plan.process import NodeMemory, Plan, Process, Provenance, share
+from pdcache.plan.process import NodeMemory, Plan, Process, Provenance, shares
 from pdcache.plan.server import ServerContext, server_process
 from pdcache.plan.services import gateway_process, store_process
 from pdcache.store.backend import Ground
@@ -30,7 +30,7 @@ def build_plan(topology: Topology, facts: Facts, *, like: Plan | None = None) ->
         PlanError: a given port is in use, or no free port is left.
     """
     given = {port for row in given_ports(topology).values() for port in row}
-    ports = Ports(facts.port_free, given, like.ports if like else None)
+    ports = Ports(facts.port_free, given, *((like.ports, _owners(like)) if like else ()))
     folder = facts.home / "clusters" / topology.name
     gateway_port = ports.of("gateway").given(topology.gateway.port, "gateway.port")
     places = place(topology, facts.nodes, _nodes(like, facts) if like else {})
@@ -38,6 +38,7 @@ def build_plan(topology: Topology, facts: Facts, *, like: Plan | None = None) ->
         NodeMemory(node.node, node.needed_bytes, node.available_bytes, node.parts)
         for node in budget(topology, facts)
     )
+    bytes_of = shares(memory)
     ground = Ground(
         topology=topology,
         addresses=tuple(node.address for node in facts.nodes),
@@ -50,8 +51,8 @@ def build_plan(topology: Topology, facts: Facts, *, like: Plan | None = None) ->
     store = BACKENDS[topology.store.backend].lay_out(ground)
     formats = {role.value: kv_format(topology, facts, role) for role in WORKER_ROLES}
     meetings = {
-        spot.name: f"{facts.nodes[spot.node].address}:"
-        f"{ports.of(f'{spot.name} meets').choose(MEETING_BAND)}"
+        spot.name: f"{(node := facts.nodes[spot.node].address)}:"
+        f"{ports.of(meeting_of(spot.name), node).choose(MEETING_BAND)}"
         for spot in places
         if spot.role in WORKER_ROLES and spot.rank == 0 and topology.worker(spot.role).nodes > 1
     }
@@ -60,14 +61,16 @@ def build_plan(topology: Topology, facts: Facts, *, like: Plan | None = None) ->
     provenance: dict[str, dict[str, Provenance]] = {}
     for spot in places:
         if spot.role in WORKER_ROLES:
-            process, provenance[spot.name] = server_process(spot, context, ports.of(spot.name))
+            process, provenance[spot.name] = server_process(
+                spot, context, ports.of(spot.name, facts.nodes[spot.node].address)
+            )
         elif spot.role is Role.STORE:
             process = store_process(spot, store.service(spot), topology, facts)
         else:
             process = gateway_process(
                 spot, topology, facts, gateway_port, ports.of("gateway metrics").service()
             )
-        processes.append(replace(process, memory_bytes=share(memory, process.name)))
+        processes.append(replace(process, memory_bytes=bytes_of.get(process.name, 0)))
     endpoint = processes[-1].url
     assert endpoint is not None
     return Plan(
@@ -93,6 +96,19 @@ def build_plan(topology: Topology, facts: Facts, *, like: Plan | None = None) ->
 def binary(python: str, name: str) -> str:
     """A program that stands beside the interpreter, as pip installs console scripts."""
     return str(Path(python).parent / name) if os.sep in python else name
+
+
+def meeting_of(server: str) -> str:
+    """Who owns the port where the ranks of a server meet."""
+    return f"{server} meets"
+
+
+def _owners(plan: Plan) -> dict[str, str]:
+    """On which node each owner of ports is, by its address; the store is on several."""
+    servers = [process for process in plan.processes if process.role in WORKER_ROLES]
+    return {process.name: process.address for process in servers} | {
+        meeting_of(process.name): process.address for process in servers
+    }
 
 
 def _nodes(plan: Plan, facts: Facts) -> dict[str, int]:

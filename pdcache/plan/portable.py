@@ -12,6 +12,8 @@ from pdcache.sglang_cpu import pythonpath_folder
 from pdcache.topology.facts import Facts
 
 CHOSEN = range(SERVICE_BAND.start, SERVER_BAND.stop)
+_NUMBER = re.compile(r"(?<![\d.])\d+(?:\.\d+){3}(?![\d.])|(?<!\d)\d{5}(?!\d)")
+"""An IPv4 address, or what may be a port."""
 
 
 def portable(plan: Plan, facts: Facts) -> dict[str, Any]:
@@ -21,12 +23,12 @@ def portable(plan: Plan, facts: Facts) -> dict[str, Any]:
     machine are replaced by their names in angle brackets. Flags are by name, so that their order
     does not matter.
     """
-    names = _names(plan, facts)
+    places, numbers = _places(plan, facts), _numbers(plan, facts)
 
     def neutral(text: str) -> str:
-        for pattern, name in names:
-            text = pattern.sub(name, text)
-        return text
+        for path, name in places:
+            text = text.replace(path, name)
+        return _NUMBER.sub(lambda found: numbers.get(found[0], found[0]), text)
 
     return {
         process.name: {
@@ -59,8 +61,8 @@ def _command(process: Process) -> list[str]:
     return list(process.argv[:end])
 
 
-def _names(plan: Plan, facts: Facts) -> list[tuple[re.Pattern[str], str]]:
-    """What to replace by which name, longest first."""
+def _places(plan: Plan, facts: Facts) -> list[tuple[str, str]]:
+    """Paths and IPv6 addresses, and the names that stand for them, longest first."""
     places = {
         str(pythonpath_folder()): "<cpu lane>",
         str(facts.home / "clusters" / plan.name): "<cluster>",
@@ -71,18 +73,17 @@ def _names(plan: Plan, facts: Facts) -> list[tuple[re.Pattern[str], str]]:
         places[str(Path(plan.python).parent)] = "<bin>"
     for path, view in facts.models.items():
         places[view.path] = f"<model {path}>"
-    pairs = [
-        (re.compile(re.escape(text)), name)
-        for text, name in sorted(places.items(), key=lambda item: -len(item[0]))
-        if text
-    ]
     for index, node in enumerate(facts.nodes):
-        pattern = rf"(?<![\d.]){re.escape(node.address)}(?![\d.])"
-        pairs.append((re.compile(pattern), f"<node {index}>"))
-    for process in plan.processes:
-        for kind, port in process.ports.items():
-            if port not in CHOSEN:
-                continue
-            pattern = rf"(?<!\d){port}(?!\d)"
-            pairs.append((re.compile(pattern), f"<{kind} port of {process.name}>"))
-    return pairs
+        if ":" in node.address:
+            places[node.address] = f"<node {index}>"
+    return [pair for pair in sorted(places.items(), key=lambda item: -len(item[0])) if pair[0]]
+
+
+def _numbers(plan: Plan, facts: Facts) -> dict[str, str]:
+    """Ports and IPv4 addresses, and the names that stand for them: the first to have one."""
+    names = {node.address: f"<node {index}>" for index, node in reversed([*enumerate(facts.nodes)])}
+    for process in reversed(plan.processes):
+        for kind, port in reversed(process.ports.items()):
+            if port in CHOSEN:
+                names[str(port)] = f"<{kind} port of {process.name}>"
+    return names

@@ -168,8 +168,11 @@ class Plan:
         return {"schema": 1, **data}
 
 
-def share(memory: tuple[NodeMemory, ...], name: str) -> int:
-    """Bytes the budget gives to one process."""
-    return sum(
-        size for node in memory for part, size in node.parts.items() if part.startswith(f"{name} ")
-    )
+def shares(memory: tuple[NodeMemory, ...]) -> dict[str, int]:
+    """Bytes the budget gives to each process, by its name, which stands before every part of it."""
+    found: dict[str, int] = {}
+    for node in memory:
+        for part, size in node.parts.items():
+            name = part.partition(" ")[0]
+            found[name] = found.get(name, 0) + size
+    return found

@@ -10,7 +10,8 @@ import httpx
 from pdcache.errors import ClusterError
 from pdcache.plan.process import Process
 
-SECTIONS = "core,disagg,queues"
+PATH = "/v1/loads?include=core,disagg,queues"
+"""Tells what a worker has to do (sglang 0.5.23 ``managers/load_snapshot.py``)."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +40,28 @@ class Load:
 
 
 async def load(client: httpx.AsyncClient, worker: Process) -> Load:
-    """``GET /v1/loads`` of a worker (sglang 0.5.23 ``managers/load_snapshot.py``).
+    """What a worker has to do.
 
     Raises:
         ClusterError: it does not answer as SGLang does.
     """
     try:
-        response = await client.get(f"{worker.url}/v1/loads", params={"include": SECTIONS})
+        response = await client.get(f"{worker.url}{PATH}")
         response.raise_for_status()
-        rows: list[dict[str, Any]] = response.json()["loads"]
-    except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+        return load_of(response.json())
+    except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ClusterError(
             f"does not tell its load: {str(error) or type(error).__name__}.", where=worker.name
         ) from None
+
+
+def load_of(answer: Any) -> Load:
+    """The load that an answer tells.
+
+    Raises:
+        ValueError, LookupError, TypeError, AttributeError: it is not SGLang's.
+    """
+    rows: list[dict[str, Any]] = answer["loads"]
     queued: dict[str, int] = {}
     for row in rows:
         for section in ("disaggregation", "queues"):

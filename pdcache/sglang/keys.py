@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from pdcache.plan.process import Plan
+from pdcache.plan.process import Plan, Process
 
 ADMIN_PATHS = ("/flush_cache", "/hicache/", "/abort_request", "/freeze_gc", "/pause_generation")
 """What pdcache asks of workers that needs the admin key (sglang 0.5.23 ``AuthLevel``)."""
@@ -60,16 +60,25 @@ class ClusterAuth(httpx.Auth):
 
     def __init__(self, plan: Callable[[], Plan], keys: Keys) -> None:
         self._plan, self._keys = plan, keys
+        self._known: tuple[Plan | None, dict[str | None, Process]] = None, {}
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Set the header by address and path; processes of the store get none."""
         at = f"{request.url.scheme}://{request.url.netloc.decode()}"
-        own = next((p for p in self._plan().processes if p.url == at), None)
+        own = self._processes().get(at)
         if own is not None and own.role.value != "store":
             paths = ("/workers",) if own.role.value == "gateway" else ADMIN_PATHS
             admin = request.url.path.startswith(paths)
             request.headers.update(_bearer(self._keys.admin if admin else self._keys.gateway))
         yield request
+
+    def _processes(self) -> dict[str | None, Process]:
+        """By their URL; made once for each plan, for a plan of many is asked very often."""
+        plan, (known, found) = self._plan(), self._known
+        if plan is not known:
+            found = {process.url: process for process in reversed(plan.processes)}
+            self._known = plan, found
+        return found
 
 
 def _bearer(key: str | None) -> dict[str, str]:

@@ -151,8 +151,8 @@ class PortGiver(Protocol):
     def given(self, port: int, path: str) -> int:
         """A port the user asked for."""
 
-    def service(self) -> int:
-        """A free port for a service."""
+    def service(self, node: str | None = None) -> int:
+        """A free port for a service; with an address it need not be free on other nodes."""
 
 
 @dataclass(frozen=True)

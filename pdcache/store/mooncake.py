@@ -154,8 +154,8 @@ class MooncakeLayout:
         )
 
     def _holder_service(self, place: Place) -> Service:
-        port = self._ground.ports.service()
         address = self._ground.addresses[place.node]
+        port = self._ground.ports.service(address)
         env, folders = commands.holder_environment(self._store, place.name)
         return Service(
             argv=commands.holder_argv(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import heapq
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pdcache.topology.facts import Node
@@ -45,7 +46,7 @@ def place(
         pinned: index of the node by the name of a process that has one already.
     """
     pinned = pinned or {}
-    free = [node.gpus for node in nodes]
+    free = [node.gpus if topology.device == "cuda" else 0 for node in nodes]
     load = [0] * len(nodes)
     for role in (Role.PREFILL, Role.DECODE):
         need = _gpus_of_part(topology, role)
@@ -54,6 +55,7 @@ def place(
                 free[at] -= need
                 load[at] += 1
     places = store_places(topology, len(nodes), pinned)
+    emptiest = _Nodes(free, load)
     for role in (Role.PREFILL, Role.DECODE):
         worker = topology.worker(role)
         need = _gpus_of_part(topology, role)
@@ -61,20 +63,40 @@ def place(
             used: set[int] = set()
             for rank in range(worker.nodes):
                 name = f"{role}-{i}" + (f"-rank-{rank}" if rank else "")
-                if (at := pinned.get(name)) is not None:
-                    used.add(at)
-                    places.append(Place(name, role, role.value, i, at, need, rank))
-                    continue
-                candidates = [n for n in range(len(nodes)) if n not in used] or range(len(nodes))
-                node = max(candidates, key=lambda n: (free[n] >= need, free[n], -load[n], -n))
-                if not need:
-                    node = min(candidates, key=lambda n: (load[n], n))
-                used.add(node)
-                free[node] -= need
-                load[node] += 1
-                places.append(Place(name, role, role.value, i, node, need, rank))
+                at = pinned.get(name)
+                if at is None:
+                    at = emptiest.take(need, used)
+                used.add(at)
+                places.append(Place(name, role, role.value, i, at, need, rank))
     places.append(Place("gateway", Role.GATEWAY, "gateway", 0, 0))
     return places
+
+
+class _Nodes:
+    """The nodes, emptiest first: a part of a server finds its node without a look at each.
+
+    Args:
+        free: GPUs of each node that nobody has; 0 where none are used.
+        load: parts of servers on each node.
+    """
+
+    def __init__(self, free: Iterable[int], load: Iterable[int]) -> None:
+        rows = zip(free, load, strict=True)
+        self._heap = [(-own, count, node) for node, (own, count) in enumerate(rows)]
+        heapq.heapify(self._heap)
+
+    def take(self, need: int, used: Container[int]) -> int:
+        """Put a part of ``need`` GPUs on the emptiest node that is not in ``used``.
+
+        When all are in it, on the emptiest of all.
+        """
+        passed = []
+        while self._heap and self._heap[0][2] in used:
+            passed.append(heapq.heappop(self._heap))
+        taken, load, node = heapq.heappop(self._heap) if self._heap else passed.pop(0)
+        for own in (*passed, (taken + need, load + 1, node)):
+            heapq.heappush(self._heap, own)
+        return node
 
 
 def _gpus_of_part(topology: Topology, role: Role) -> int:

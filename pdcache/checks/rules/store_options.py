@@ -140,7 +140,7 @@ class _NoPorts:
     def given(self, port: int, path: str) -> int:
         return port
 
-    def service(self) -> int:
+    def service(self, node: str | None = None) -> int:
         return 0
 
 

@@ -11,7 +11,7 @@ from asking import asked, refused
 from golden.plans import golden_plan
 
 from pdcache.cluster.manifest import listed, manifest_text
-from pdcache.cluster.probe import alive, ready
+from pdcache.cluster.probe import ready
 from pdcache.cluster.states import ClusterState, ClusterStatus, ProcessState, ProcessStatus
 from pdcache.sglang.keys_plugin import PLACEHOLDER
 
@@ -48,16 +48,6 @@ def test_a_server_that_is_not_ready_says_what_is_missing() -> None:
     starting = asked(lambda request: httpx.Response(503), lambda client: ready(SERVER, client))
     assert starting == f"{READY}: HTTP 503"
     assert asked(refused, lambda client: ready(SERVER, client)) == f"{READY}: ConnectError"
-
-
-def test_a_server_lives_while_its_health_answers_though_it_is_not_ready() -> None:
-    def busy(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200 if str(request.url) == f"{SERVER.url}/health" else 503)
-
-    assert asked(busy, lambda client: alive(SERVER, client)) is None
-    assert asked(refused, lambda client: alive(SERVER, client)) == (
-        f"{SERVER.url}/health: ConnectError"
-    )
 
 
 def test_a_holder_is_ready_when_its_port_accepts() -> None:

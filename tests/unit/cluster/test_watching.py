@@ -20,6 +20,8 @@ from pdcache.cluster.watching import (
     LOG_LINES,
     PROBE_EVERY_S,
     PROOF_TRIES_S,
+    QUIET_S,
+    UNHEALTHY_AFTER,
 )
 from pdcache.errors import ClusterError, ProofError
 
@@ -49,6 +51,26 @@ def test_a_worker_that_is_well_is_left_alone(cluster: Cluster) -> None:
     assert cluster.fleet.did == []
     assert cluster.fleet.manifests == [ALL]
     assert cluster.events("prefill-0") == []
+
+
+def test_the_actor_of_a_worker_that_is_well_is_called_seldom(cluster: Cluster) -> None:
+    cluster.watch("prefill-0", lambda: goes_well_for(cluster, 3600))
+    first, *others = cluster.fleet.waits
+    assert first == PROBE_EVERY_S
+    assert set(others) == {QUIET_S}
+    assert len(others) <= 3600 / QUIET_S + 1
+
+
+def test_the_actor_of_a_worker_that_is_silent_is_called_every_second(cluster: Cluster) -> None:
+    cluster.silent.add("prefill-0")
+    cluster.watch("prefill-0", lambda: len(cluster.fleet.waits) >= UNHEALTHY_AFTER)
+    assert set(cluster.fleet.waits) == {PROBE_EVERY_S}
+
+
+def test_while_all_is_well_nothing_is_kept_anew_nor_written(cluster: Cluster) -> None:
+    cluster.watch_all(lambda: goes_well_for(cluster, 600))
+    assert cluster.kept == 0
+    assert cluster.fleet.manifests == [ALL]
 
 
 def test_a_dead_worker_goes_out_is_started_again_proved_and_comes_back(cluster: Cluster) -> None:

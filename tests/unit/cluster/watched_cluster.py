@@ -24,6 +24,7 @@ from pdcache.cluster.events import Events
 from pdcache.cluster.fleet import ActorGone
 from pdcache.cluster.live import Live
 from pdcache.cluster.process_actor import Vitals
+from pdcache.cluster.pulse import EVERY_S, Silence
 from pdcache.cluster.states import ProcessState, ProcessStatus
 from pdcache.cluster.tree import TreeState
 from pdcache.cluster.watching import Watch
@@ -59,6 +60,8 @@ class WatchedFleet:
     Attributes:
         exit_code: of those that ended.
         gone: those whose actor is gone.
+        missing: what a process does not answer, by its name.
+        waits: seconds that each call for changes was ready to wait, in order.
         tree: what is wrong in their trees.
         start_errors: what the next starts of a process fail with.
         did: starts and ends, in order.
@@ -77,6 +80,9 @@ class WatchedFleet:
         }
         self.exit_code: dict[str, int] = {}
         self.gone: set[str] = set()
+        self.missing: Callable[[str], str | None] = lambda name: None
+        self.waits: list[float] = []
+        self._silence: dict[str, Silence] = {}
         self.tree: dict[str, TreeState] = {}
         self.start_errors: dict[str, list[PdcacheError]] = {}
         self.did: list[str] = []
@@ -87,14 +93,29 @@ class WatchedFleet:
         return self.statuses[process.name].state is ProcessState.HEALTHY
 
     async def changed(self, process: Process, limit_s: float) -> Vitals:
-        name = process.name
-        well = name not in {*self.exit_code, *self.gone} and name not in self.tree
-        await self._clock.sleep(limit_s if well else 0.0)
+        name, left_s = process.name, limit_s
+        self.waits.append(limit_s)
+        await self._clock.sleep(0.0)
+        while left_s > 0 and not self._is_ill(name):
+            await self._clock.sleep(min(left_s, EVERY_S))
+            left_s -= EVERY_S
+            if not self._is_ill(name) and self._listen(name):
+                break
         if name in self.gone:
             raise ActorGone("its actor is gone.", where=name)
         code = self.exit_code.get(name)
         tree = self.tree.get(name, TreeState())
-        return Vitals(1, 2, 3, code is None, code, self.statuses[name].incarnation, tree)
+        silence = self._silence.get(name, Silence())
+        return Vitals(1, 2, 3, code is None, code, self.statuses[name].incarnation, tree, silence)
+
+    def _is_ill(self, name: str) -> bool:
+        return name in {*self.exit_code, *self.gone, *self.tree}
+
+    def _listen(self, name: str) -> bool:
+        """One look at its health; whether that changed what is known."""
+        before, missing = self._silence.get(name, Silence()), self.missing(name)
+        self._silence[name] = Silence(missing, before.looks + 1 if missing else 0)
+        return self._silence[name] != before
 
     async def start_and_wait(
         self, process: Process, client: httpx.AsyncClient,
@@ -133,17 +154,19 @@ class WatchedFleet:
 
 
 class KeptDesired(Desired):
-    """Is kept nowhere."""
+    """Is kept nowhere; ``saves`` counts how often it would have been."""
+
+    saves = 0
 
     def save(self, cluster: str) -> None:
-        pass
+        self.saves += 1
 
 
 class Cluster:
     """A cluster that served until a test does something to it.
 
     Attributes:
-        silent: names of processes whose HTTP does not answer.
+        silent: names of processes whose health does not answer.
         leaving: names of those that say they take no more requests.
         store_is_well: what the store's health says.
         proof_errors: what the next proofs fail with.
@@ -161,7 +184,7 @@ class Cluster:
         desired = KeptDesired(plan, shipped("full_offload"), Keys("admin"), serving=True)
         self.live = Live("demo", desired, self.fleet, Events(folder / "events.jsonl"))
         self.live.client = httpx.AsyncClient(transport=httpx.MockTransport(self._answer))
-        self.live.prober = self.live.client
+        self.fleet.missing = self._missing
 
     async def prove(self, live: Live, worker: Process, client: httpx.AsyncClient) -> None:
         """In place of the canaries."""
@@ -169,6 +192,13 @@ class Cluster:
         if self.proof_errors:
             raise self.proof_errors.pop(0)
         self.proved.append(worker.name)
+
+    @property
+    def kept(self) -> int:
+        """How often the desired state was written to Ray's GCS."""
+        desired = self.live.desired
+        assert isinstance(desired, KeptDesired)
+        return desired.saves
 
     @property
     def manifest(self) -> list[str]:
@@ -213,10 +243,12 @@ class Cluster:
         at = f"http://{request.url.host}:{request.url.port}"
         if at in self.live.plan.store.urls:
             return httpx.Response(200 if self.store_is_well else 503)
-        name = next(own.name for own in self.live.plan.processes if own.url == at)
+        raise AssertionError(f"nobody asks {request.url}")
+
+    def _missing(self, name: str) -> str | None:
         if name in self.silent:
-            raise httpx.ConnectError("refused", request=request)
-        return httpx.Response(503 if name in self.leaving else 200)
+            return f"{name}: ConnectError"
+        return f"{name}: HTTP 503" if name in self.leaving else None
 
 
 def watched_cluster(folder: Path, monkeypatch: pytest.MonkeyPatch, plan: Plan = PLAN) -> Cluster:

@@ -24,7 +24,7 @@ class CountingPorts:
         self.by_key.append((path, port))
         return port
 
-    def service(self) -> int:
+    def service(self, node: str | None = None) -> int:
         """The next port."""
         return next(self._numbers)
 
