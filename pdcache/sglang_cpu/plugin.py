@@ -33,7 +33,7 @@ def register() -> None:
 
 
 def _apply() -> None:
-    from pdcache.sglang_cpu import attention, host_pools, pd_sender, pinning, processes
+    from pdcache.sglang_cpu import attention_backend, host_pools, pd_sender, pinning, processes
 
     if not IS_CPU.get()():
         raise RuntimeError(
@@ -44,6 +44,6 @@ def _apply() -> None:
     pinning.leave_host_pools_unpinned()
     pinning.let_cpu_streams_synchronize()
     host_pools.bind_copies()
-    attention.install()
+    attention_backend.register_backend()
     pd_sender.send_plain_indices()
     processes.fork_children()
