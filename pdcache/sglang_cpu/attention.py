@@ -167,7 +167,7 @@ def _attend_group(
         _select(v_cache, group.slots).to(query.dtype).view(padded).transpose(1, 2),
         attn_mask=group.visible,
         scale=scaling,
-    ).view(group.size, query_heads, dim)
+    ).reshape(group.size, query_heads, dim)
 
 
 def _alike(lengths: Sequence[int]) -> list[list[int]]:

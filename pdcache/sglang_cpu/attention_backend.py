@@ -69,7 +69,7 @@ class CpuAttentionBackend(TorchNativeAttnBackend):  # type: ignore[misc]
             return attended
         keys, values = self._cache(k, v, layer, forward_batch, save_kv_cache)
         return extend_attention(
-            q.view(-1, layer.tp_q_head_num, layer.qk_head_dim),
+            q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim),
             keys,
             values,
             self.suffixes,
@@ -99,7 +99,7 @@ class CpuAttentionBackend(TorchNativeAttnBackend):  # type: ignore[misc]
             values,
             self.groups,
             scaling=layer.scaling,
-        ).view(q.shape[0], -1)
+        ).reshape(q.shape[0], -1)
 
     def _cache(
         self,

@@ -33,7 +33,15 @@ def register() -> None:
 
 
 def _apply() -> None:
-    from pdcache.sglang_cpu import attention_backend, host_pools, pd_sender, pinning, processes
+    from pdcache.sglang_cpu import (
+        attention_backend,
+        decoder,
+        host_pools,
+        linear,
+        pd_sender,
+        pinning,
+        processes,
+    )
 
     if not IS_CPU.get()():
         raise RuntimeError(
@@ -45,5 +53,7 @@ def _apply() -> None:
     pinning.let_cpu_streams_synchronize()
     host_pools.bind_copies()
     attention_backend.register_backend()
+    linear.install()
+    decoder.install()
     pd_sender.send_plain_indices()
     processes.fork_children()
