@@ -117,7 +117,7 @@ def rotation_at(
 
 
 def rotate(heads: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Rotate [tokens, heads, dim]: the halves x, y of a head become x cos - y sin, y cos + x sin."""
+    """[tokens, heads, dim] with a head's halves x, y made x cos - y sin, y cos + x sin."""
     halves = heads.unflatten(-1, (2, -1))
     cos, sin = rotation
     return (halves * cos).addcmul_(halves.flip(2), sin).flatten(2)

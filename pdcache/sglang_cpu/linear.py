@@ -48,7 +48,7 @@ def packable(weight: torch.Tensor) -> bool:
         return False
     if weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return weight.dtype == torch.float32
+    return bool(weight.dtype == torch.float32)
 
 
 def packed_linear(
@@ -103,7 +103,9 @@ def _pack_head() -> None:
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
         packed = None
-        if not (hasattr(lm_head, "set_lora") or self.use_fp32_lm_head or embedding_bias is not None):
+        if not (
+            hasattr(lm_head, "set_lora") or self.use_fp32_lm_head or embedding_bias is not None
+        ):
             packed = _packed_head(lm_head)
         if packed is None:
             logits: torch.Tensor = compute(self, hidden_states, lm_head, embedding_bias, out=out)
