@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn.functional import rms_norm, silu
 
-from pdcache.sglang_cpu.linear import packed_linear
+from pdcache.sglang_cpu.linear import LAYERS, packed_linear
 from pdcache.sglang_cpu.targets import Target
 
 LLAMA = "sglang.srt.models.llama"
@@ -182,5 +182,5 @@ def _plain_norm(norm: Any) -> bool:
 
 
 def _plain_linear(linear: Any) -> bool:
-    weight = getattr(linear, "weight", None)
-    return weight is not None and weight.is_mkldnn and linear.bias is None
+    kinds = [target.get() for target in LAYERS]
+    return type(linear) in kinds and linear.weight.is_mkldnn and linear.bias is None

@@ -1,7 +1,7 @@
 """Linear layers on weights that oneDNN has laid out for its kernels, once at loading.
 
 Measured with torch 2.13.0 on one AVX-512 core, SmolLM2-135M in float32 (30 layers and the head):
-1 row 47 -> 39 ms, 2 rows 90 -> 38, 8 rows 80 -> 40, 1,087 rows 3.3 -> 2.9 s.
+1 row 47 -> 34 ms, 2 rows 90 -> 38, 8 rows 76 -> 40, 1,087 rows 3.3 -> 2.9 s.
 """
 
 from __future__ import annotations
@@ -15,6 +15,13 @@ from pdcache.sglang_cpu.targets import Target
 LINEAR = "sglang.srt.layers.quantization.unquant"
 AFTER_LOADING = Target(LINEAR, "UnquantizedLinearMethod", "process_weights_after_loading")
 APPLY = Target(LINEAR, "UnquantizedLinearMethod", "apply")
+EMBEDDING = Target(LINEAR, "UnquantizedEmbeddingMethod")
+LAYERS = tuple(
+    Target("sglang.srt.layers.linear", name)
+    for name in ("QKVParallelLinear", "MergedColumnParallelLinear", "RowParallelLinear")
+)
+"""The classes that are packed: models take the weight of others apart (MLA's ``kv_b_proj``)."""
+
 LM_HEAD = Target("sglang.srt.layers.logits_processor", "LogitsProcessor", "_compute_lm_head")
 
 ROWS = 16
@@ -30,7 +37,8 @@ def install() -> None:
     """Lay out the weights of SGLang's unquantized linear layers and of the language model's head.
 
     A linear layer's weight is replaced, as SGLang does on CPUs with AMX (0.5.23
-    layers/amx_utils.py); the head's stays beside its copy, since the embedding may share it.
+    layers/amx_utils.py), and like there nothing can be loaded into it again; the head's stays
+    beside its copy, since the embedding may share it.
     """
     _pack_layers()
     _pack_head()
@@ -71,11 +79,12 @@ def _linear(rows: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None)
 
 def _pack_layers() -> None:
     after_loading, apply = AFTER_LOADING.get(), APPLY.get()
+    classes = tuple(target.get() for target in LAYERS)
 
     def process_weights_after_loading(self: Any, layer: Any) -> None:
         after_loading(self, layer)
         weight = layer.weight
-        if packable(weight):
+        if type(layer) in classes and packable(weight):
             layer.weight = torch.nn.Parameter(pack(weight), requires_grad=False)
             layer.weight.__dict__.update(weight.__dict__)
 
@@ -92,7 +101,7 @@ def _pack_layers() -> None:
 
 
 def _pack_head() -> None:
-    compute = LM_HEAD.get()
+    compute, embedding = LM_HEAD.get(), EMBEDDING.get()
 
     def compute_lm_head(
         self: Any,
@@ -103,9 +112,10 @@ def _pack_head() -> None:
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
         packed = None
-        if not (
-            hasattr(lm_head, "set_lora") or self.use_fp32_lm_head or embedding_bias is not None
-        ):
+        plain = type(getattr(lm_head, "quant_method", None)) is embedding and not (
+            self.use_fp32_lm_head or self.rl_on_policy_target is not None
+        )
+        if plain and embedding_bias is None:
             packed = _packed_head(lm_head)
         if packed is None:
             logits: torch.Tensor = compute(self, hidden_states, lm_head, embedding_bias, out=out)

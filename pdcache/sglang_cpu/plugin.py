@@ -33,6 +33,11 @@ def register() -> None:
 
 
 def _apply() -> None:
+    if not IS_CPU.get()():
+        raise RuntimeError(
+            "the CPU lane's folder is on PYTHONPATH but SGLang does not run its CPU engine; "
+            "set SGLANG_USE_CPU_ENGINE=1 or take the folder off the path"
+        )
     from pdcache.sglang_cpu import (
         attention_backend,
         decoder,
@@ -43,11 +48,6 @@ def _apply() -> None:
         processes,
     )
 
-    if not IS_CPU.get()():
-        raise RuntimeError(
-            "the CPU lane's folder is on PYTHONPATH but SGLang does not run its CPU engine; "
-            "set SGLANG_USE_CPU_ENGINE=1 or take the folder off the path"
-        )
     pinning.set_host_reserve()
     pinning.leave_host_pools_unpinned()
     pinning.let_cpu_streams_synchronize()
