@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "ATTENTION_BACKEND",
     "DEFAULT_DTYPE",
     "HOST_RESERVE_ENV",
     "SERVER_FLAGS",
@@ -26,13 +27,16 @@ __all__ = [
 HOST_RESERVE_ENV = "PDCACHE_HOST_RESERVE_BYTES"
 """Bytes of host memory a HiCache host pool must leave free; 0 when unset."""
 
+ATTENTION_BACKEND = "pdcache_cpu"
+"""The name under which the plugin registers the lane's attention with SGLang."""
+
 DEFAULT_DTYPE = "float32"
 """Faster than bfloat16 on a CPU without AMX, and free of near-ties between batches."""
 
 SERVER_FLAGS: Mapping[str, str | bool] = MappingProxyType(
     {
         "--device": "cpu",
-        "--attention-backend": "torch_native",
+        "--attention-backend": ATTENTION_BACKEND,
         "--sampling-backend": "pytorch",
         # Prefill/decode disaggregation on CPU has no streams to overlap on.
         "--disable-overlap-schedule": True,

@@ -1,114 +1,210 @@
-"""Extend attention over the suffix only: the cost of a cache hit is the part that missed."""
+"""Attention over a paged KV cache: queries of new tokens only, and no copies of KV heads.
+
+Shapes: caches are [slots, KV heads, dim], queries and outputs [tokens, query heads, dim], where
+query heads are a multiple of KV heads. `req_to_token` [requests, positions] holds the slot of
+every position. What depends on the batch only is worked out once a step, for all layers.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from pdcache.sglang_cpu.targets import Target
+from pdcache.sglang_cpu.memory import Selector, selector
 
-BACKEND = Target(
-    "sglang.srt.layers.attention.torch_native_backend",
-    "TorchNativeAttnBackend",
-    "_run_sdpa_forward_extend",
-)
+SPARE_TOKENS = 256
+"""Padding a decode group may hold: attending to it costs about as much as one more call."""
+
+GROUP_TOKENS = 2048
+"""Tokens of a decode group, so that its gathered KV stays in a core's L2 (1-2 MB)."""
 
 
-def install() -> None:
-    """Replace the extend step of SGLang's `torch_native` backend.
+@dataclass(frozen=True)
+class Suffix:
+    """One request's new tokens: where its sequence lies, and what each of them sees.
 
-    SGLang 0.5.23 (layers/attention/torch_native_backend.py) pads the query to the whole
-    sequence, so a request whose prefix is cached pays for the prefix again. Sliding windows,
-    cross attention and encoder prefixes keep SGLang's own code.
+    Attributes:
+        new: number of new tokens, the last ones of the sequence.
+        slots: selects the sequence's slots.
+        mask: [new, length], True where a token may look; None when the prefix is empty or when
+            there is one new token.
     """
-    original = BACKEND.get()
 
-    def run_sdpa_forward_extend(
-        self: Any,
-        query: torch.Tensor,
-        output: torch.Tensor,
-        k_cache: torch.Tensor,
-        v_cache: torch.Tensor,
-        req_to_token: torch.Tensor,
-        req_pool_indices: torch.Tensor,
-        seq_lens: torch.Tensor,
-        extend_prefix_lens: torch.Tensor,
-        extend_seq_lens: torch.Tensor,
-        encoder_lens: torch.Tensor | None = None,
-        scaling: float | None = None,
-        enable_gqa: bool = False,
-        causal: bool = False,
-        is_cross_attn: bool = False,
-        sliding_window_size: int | None = None,
-    ) -> torch.Tensor:
-        batch = (query, output, k_cache, v_cache, req_to_token, req_pool_indices)
-        lengths = (seq_lens, extend_prefix_lens, extend_seq_lens)
-        windowed = sliding_window_size is not None and sliding_window_size > -1
-        if windowed or is_cross_attn or encoder_lens is not None:
-            return original(
-                self,
-                *batch,
-                *lengths,
-                encoder_lens,
-                scaling=scaling,
-                enable_gqa=enable_gqa,
-                causal=causal,
-                is_cross_attn=is_cross_attn,
-                sliding_window_size=sliding_window_size,
-            )
-        return extend_attention(
-            *batch, *lengths, scaling=scaling, enable_gqa=enable_gqa, causal=causal
+    new: int
+    slots: Selector
+    mask: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class DecodeGroup:
+    """Requests that decode in one call, the shorter ones padded to the longest.
+
+    Attributes:
+        members: their rows in the batch; None for the whole batch in its order.
+        size, longest: requests, and tokens of the longest.
+        slots: selects size x longest slots; a padded position repeats its request's last slot.
+        visible: [size, 1, 1, longest], False at padding; None without padding.
+    """
+
+    members: torch.Tensor | None
+    size: int
+    longest: int
+    slots: Selector
+    visible: torch.Tensor | None
+
+
+def plan_extend(
+    req_to_token: torch.Tensor,
+    rows: Sequence[int],
+    prefixes: Sequence[int],
+    new: Sequence[int],
+) -> list[Suffix]:
+    """The batch's requests in order; `rows` are theirs in `req_to_token`, the rest in tokens."""
+    return [
+        Suffix(
+            count,
+            selector(req_to_token[row, : prefix + count]),
+            _suffix_mask(prefix, count) if prefix and count > 1 else None,
         )
-
-    BACKEND.set(run_sdpa_forward_extend)
+        for row, prefix, count in zip(rows, prefixes, new, strict=True)
+        if count
+    ]
 
 
 def extend_attention(
     query: torch.Tensor,
-    output: torch.Tensor,
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
-    req_to_token: torch.Tensor,
-    req_pool_indices: torch.Tensor,
-    seq_lens: torch.Tensor,
-    extend_prefix_lens: torch.Tensor,
-    extend_seq_lens: torch.Tensor,
+    requests: Sequence[Suffix],
     *,
     scaling: float | None,
-    enable_gqa: bool,
     causal: bool,
 ) -> torch.Tensor:
-    """Attend from each request's new tokens to its whole sequence; fills and returns `output`.
+    """Attend from each request's new tokens to its whole sequence: [tokens, query heads, dim].
 
     Args:
-        query, output: [new tokens of all requests, query heads, dim]
-        k_cache, v_cache: [slots, KV heads, dim]
-        req_to_token: [requests, positions], the slot of every position
-        req_pool_indices: [batch], each request's row of `req_to_token`
-        seq_lens, extend_prefix_lens, extend_seq_lens: [batch], in tokens; sequence = prefix + new
-        scaling: factor on the scores, None for 1/sqrt(dim)
-        enable_gqa: query heads are a multiple of KV heads
-        causal: a token sees no later one
+        scaling: factor on the scores, None for 1/sqrt(dim).
+        causal: a token sees no later one.
     """
-    requests = (req_pool_indices, seq_lens, extend_prefix_lens, extend_seq_lens)
+    attended = []
     start = 0
-    for row, length, prefix, new in zip(*(part.tolist() for part in requests), strict=True):
-        slots = req_to_token[row, :length]
-        queries = query[start : start + new]
-        attended = scaled_dot_product_attention(
-            _heads_first(queries),
-            _heads_first(k_cache[slots].to(query.dtype)),
-            _heads_first(v_cache[slots].to(query.dtype)),
-            attn_mask=_suffix_mask(prefix, new) if causal and prefix and new > 1 else None,
-            is_causal=causal and not prefix,
-            enable_gqa=enable_gqa,
-            scale=scaling,
+    for request in requests:
+        end = start + request.new
+        attended.append(
+            scaled_dot_product_attention(
+                _heads_first(query[start:end]),
+                _heads_first(_select(k_cache, request.slots).to(query.dtype)),
+                _heads_first(_select(v_cache, request.slots).to(query.dtype)),
+                attn_mask=request.mask if causal else None,
+                is_causal=causal and request.mask is None and request.new > 1,
+                enable_gqa=query.shape[1] != k_cache.shape[1],
+                scale=scaling,
+            )
+            .squeeze(0)
+            .movedim(1, 0)
         )
-        output[start : start + new] = attended.squeeze(0).movedim(1, 0)
-        start += new
-    return output
+        start = end
+    return attended[0] if len(attended) == 1 else torch.cat(attended)
+
+
+def plan_decode(
+    req_to_token: torch.Tensor, rows: torch.Tensor, lengths: Sequence[int]
+) -> list[DecodeGroup]:
+    """Groups of requests that decode together; each request of the batch is in one of them.
+
+    Args:
+        rows: [batch], each request's row of `req_to_token`.
+        lengths: tokens of each sequence, the new one included.
+    """
+    groups = _alike(lengths)
+    if len(groups) == 1:
+        return [_decode_group(req_to_token, rows, lengths, None)]
+    return [
+        _decode_group(req_to_token, rows[group], [lengths[one] for one in group], group)
+        for group in map(torch.tensor, groups)
+    ]
+
+
+def decode_attention(
+    query: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    groups: Sequence[DecodeGroup],
+    *,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attend from one new token a request to its sequence: [requests, query heads, dim].
+
+    The query heads that share a KV head stand where the tokens of a query do, so one product
+    serves them all and KV heads need not be repeated.
+    """
+    if groups[0].members is None:
+        return _attend_group(query, k_cache, v_cache, groups[0], scaling)
+    attended = torch.empty_like(query)
+    for group in groups:
+        attended[group.members] = _attend_group(
+            query[group.members], k_cache, v_cache, group, scaling
+        )
+    return attended
+
+
+def _attend_group(
+    query: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    group: DecodeGroup,
+    scaling: float | None,
+) -> torch.Tensor:
+    _, query_heads, dim = query.shape
+    kv_heads = k_cache.shape[1]
+    padded = (group.size, group.longest, kv_heads, dim)
+    return scaled_dot_product_attention(
+        query.view(group.size, kv_heads, query_heads // kv_heads, dim),
+        _select(k_cache, group.slots).to(query.dtype).view(padded).transpose(1, 2),
+        _select(v_cache, group.slots).to(query.dtype).view(padded).transpose(1, 2),
+        attn_mask=group.visible,
+        scale=scaling,
+    ).reshape(group.size, query_heads, dim)
+
+
+def _alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of `lengths`, those together whose padding and size stay within bounds."""
+    groups: list[list[int]] = []
+    total = 0
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        length = lengths[index]
+        padded = (len(groups[-1]) + 1) * length if groups else 0
+        if groups and padded <= GROUP_TOKENS and padded - total - length <= SPARE_TOKENS:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+            total = 0
+        total += length
+    return groups
+
+
+def _decode_group(
+    req_to_token: torch.Tensor,
+    rows: torch.Tensor,
+    lengths: Sequence[int],
+    members: torch.Tensor | None,
+) -> DecodeGroup:
+    size, longest = len(lengths), max(lengths)
+    if size == 1:
+        return DecodeGroup(members, 1, longest, selector(req_to_token[rows[0], :longest]), None)
+    positions = torch.arange(longest)
+    ends = torch.tensor(lengths).unsqueeze(1)
+    slots = req_to_token[rows.unsqueeze(1), torch.minimum(positions, ends - 1)].view(-1)
+    visible = None if min(lengths) == longest else (positions < ends).view(size, 1, 1, longest)
+    return DecodeGroup(members, size, longest, slots, visible)
+
+
+def _select(cache: torch.Tensor, slots: Selector) -> torch.Tensor:
+    """The slots' rows; `index_select` gathers faster than indexing does."""
+    return cache[slots] if isinstance(slots, slice) else cache.index_select(0, slots)
 
 
 def _heads_first(tokens: torch.Tensor) -> torch.Tensor:

@@ -33,17 +33,27 @@ def register() -> None:
 
 
 def _apply() -> None:
-    from pdcache.sglang_cpu import attention, host_pools, pd_sender, pinning, processes
-
     if not IS_CPU.get()():
         raise RuntimeError(
             "the CPU lane's folder is on PYTHONPATH but SGLang does not run its CPU engine; "
             "set SGLANG_USE_CPU_ENGINE=1 or take the folder off the path"
         )
+    from pdcache.sglang_cpu import (
+        attention_backend,
+        decoder,
+        host_pools,
+        linear,
+        pd_sender,
+        pinning,
+        processes,
+    )
+
     pinning.set_host_reserve()
     pinning.leave_host_pools_unpinned()
     pinning.let_cpu_streams_synchronize()
     host_pools.bind_copies()
-    attention.install()
+    attention_backend.register_backend()
+    linear.install()
+    decoder.install()
     pd_sender.send_plain_indices()
     processes.fork_children()

@@ -126,6 +126,10 @@ READ = """
 import contextlib, json, os, sys
 from unittest.mock import patch
 
+from sglang.srt.plugins import load_plugins
+
+load_plugins()  # As SGLang does before it reads arguments: the lane's attention has a name there.
+
 from sglang.srt.arg_groups import kv_shard_hook, memory_hook, serving_hook
 from sglang.srt.arg_groups.arg_utils import record_fields
 from sglang.srt.runtime_context import override_platform

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pdcache.sglang_cpu import (
+    ATTENTION_BACKEND,
     HOST_RESERVE_ENV,
     SERVER_FLAGS,
     pythonpath_folder,
@@ -125,12 +126,18 @@ LOADED = """
 import json, torch
 from sglang.srt.plugins import load_plugins
 load_plugins()
-from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
+from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
+from sglang.srt.layers.logits_processor import LogitsProcessor
+from sglang.srt.layers.quantization.unquant import UnquantizedLinearMethod as Linear
+from sglang.srt.models.llama import LlamaModel
 from sglang.srt.disaggregation.mooncake.conn import MooncakeKVSender
 from sglang.srt.mem_cache.pool_host import base, mha
 import sgl_kernel.kvcacheio as supplied
 print(json.dumps({
-    "attention": TorchNativeAttnBackend._run_sdpa_forward_extend.__module__,
+    "attention": ATTENTION_BACKENDS["pdcache_cpu"].__module__,
+    "packed": sorted({step.__module__ for step in (
+        Linear.apply, Linear.process_weights_after_loading, LogitsProcessor._compute_lm_head)}),
+    "layers": LlamaModel.forward.__module__,
     "sender": MooncakeKVSender.supports_host_tensor_indices,
     "reserve": base.HICACHE_HOST_MEMORY_RESERVE_BYTES,
     "budget": base.host_memory_budget_bytes(),
@@ -144,7 +151,9 @@ print(json.dumps({
 def test_sglangs_own_plugin_loader_applies_every_replacement():
     reserve = 3 * 1024**3
     state = json.loads(printed(LOADED, **{HOST_RESERVE_ENV: str(reserve)}))
-    assert state["attention"] == "pdcache.sglang_cpu.attention"
+    assert state["attention"] == "pdcache.sglang_cpu.attention_backend"
+    assert state["packed"] == ["pdcache.sglang_cpu.linear"]
+    assert state["layers"] == "pdcache.sglang_cpu.decoder"
     assert state["sender"] is False
     assert state["reserve"] == reserve
     # The reserve is in force, not merely assigned; the machine's free memory moves meanwhile.
@@ -193,46 +202,100 @@ def test_a_plugin_that_cannot_apply_ends_the_process_loudly(change, environment,
         assert text in done.stderr
 
 
-FALLBACK = """
+BACKENDS = """
 import torch
-from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend as Backend
-stock = Backend._run_sdpa_forward_extend
+from types import SimpleNamespace
 from sglang.srt.plugins import load_plugins
 load_plugins()
-ours = Backend._run_sdpa_forward_extend
+from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
+from sglang.srt.layers.radix_attention import AttentionType, RadixAttention
+from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
+from sglang.srt.model_executor.forward_batch_info import ForwardMode
+
 torch.manual_seed(0)
-backend = Backend.__new__(Backend)
-keys, values = torch.randn(2, 64, 2, 8)
+pool = MHATokenToKVPool(size=64, page_size=1, dtype=torch.float32, head_num=2, head_dim=8,
+                        layer_num=1, device="cpu", enable_memory_saver=False)
+for buffer in (*pool.k_buffer, *pool.v_buffer):
+    buffer.copy_(torch.randn(buffer.shape))
 table = torch.randperm(64, dtype=torch.int32).view(2, 32)
+runner = SimpleNamespace(device="cpu", token_to_kv_pool=pool,
+                         req_to_token_pool=SimpleNamespace(req_to_token=table))
+ours, stock = (ATTENTION_BACKENDS[name](runner) for name in ("pdcache_cpu", "torch_native"))
 rows, prefixes, new = torch.tensor([1, 0]), torch.tensor([9, 0]), torch.tensor([5, 7])
-query = torch.randn(12, 4, 8)
-def run(step, encoder=None, **options):
-    output = torch.empty_like(query)
-    return step(backend, query, output, keys, values, table, rows, prefixes + new, prefixes, new,
-                encoder, scaling=0.4, enable_gqa=True, **options)
-for options in (
-    dict(causal=True), dict(causal=False), dict(causal=True, sliding_window_size=-1),
-    dict(causal=True, sliding_window_size=3),
-    dict(encoder=torch.tensor([2, 3]), causal=True),
-    dict(encoder=torch.tensor([4, 6]), causal=False, is_cross_attn=True),
-):
-    print(torch.allclose(run(stock, **options), run(ours, **options), atol=1e-5))
+
+def same(mode, counts, layer_options={}, encoder=None):
+    layer = RadixAttention(4, 8, 0.4, 2, 0, **layer_options)
+    before = prefixes if mode.is_extend() else prefixes + 6
+    batch = SimpleNamespace(
+        forward_mode=mode, req_pool_indices=rows, seq_lens=before + counts, encoder_lens=encoder,
+        extend_prefix_lens=before if mode.is_extend() else None,
+        extend_seq_lens=counts if mode.is_extend() else None, encoder_out_cache_loc=None,
+        out_cache_loc=torch.cat([table[row, start:start + count] for row, start, count in
+                                 zip(rows, before, counts)]).long())
+    tokens = int(counts.sum())
+    q, k, v = torch.randn(tokens, 32), torch.randn(tokens, 2, 8), torch.randn(tokens, 2, 8)
+    answers = []
+    for backend in (stock, ours):
+        backend.init_forward_metadata(batch)
+        save = not layer.is_cross_attention
+        answers.append(backend.forward(q, k, v, layer, batch, save_kv_cache=save))
+    return torch.allclose(*answers, atol=1e-5) and answers[0].shape == answers[1].shape
+
+one = torch.ones(2, dtype=torch.int64)
+for mode, counts in ((ForwardMode.EXTEND, new), (ForwardMode.DECODE, one)):
+    print(same(mode, counts), same(mode, counts, dict(sliding_window_size=3)),
+          same(mode, counts, encoder=torch.tensor([2, 3])),
+          same(mode, counts, dict(is_cross_attention=True), torch.tensor([4, 6])))
+print(same(ForwardMode.EXTEND, new, dict(attn_type=AttentionType.ENCODER_ONLY)))
 """
 
 
-def test_the_backends_extend_step_gives_what_sglangs_own_gives():
-    assert printed(FALLBACK).split() == ["True"] * 6
+def test_the_lanes_backend_gives_what_sglangs_own_gives_in_every_kind_of_layer():
+    assert printed(BACKENDS).split() == ["True"] * 9
+
+
+def test_the_lane_says_what_sglangs_own_path_says_token_for_token(tmp_path):
+    words = ["--model", "tiny-random", "--prompts", "20", "--tokens", "12", "--longest", "200"]
+    script = ROOT / "scripts" / "bench" / "cpu_tokens.py"
+    done = subprocess.run(
+        [sys.executable, str(script), *words], capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+MODEL_LAYERS = """
+import sys
+sys.path.insert(0, BENCH)
+from sglang_in_process import stock_and_lane
+from pdcache.models import resolve_model
+from pdcache.sglang_cpu.decoder import PLAIN
+from pdcache.sglang_cpu.linear import PACKED_HEAD
+stock, lane = stock_and_lane(resolve_model("tiny-random"), ["float32"], ["float32"], 1024)
+for peer in (stock, lane):
+    peer.greedy([[5, 6, 7]], 0, 2)
+    model = peer._runner.torch_runner.model
+    linear = model.model.layers[0].mlp.down_proj
+    print(len(model.model.__dict__.get(PLAIN, ())), PACKED_HEAD in model.lm_head.__dict__,
+          linear.weight.is_mkldnn, linear.weight.weight_loader is not None)
+"""
+
+
+def test_a_plain_models_layers_are_taken_as_such():
+    code = f"BENCH = {str(ROOT / 'scripts' / 'bench')!r}\n{MODEL_LAYERS}"
+    lines = [line for line in printed(code).splitlines() if line.endswith("True")]
+    assert lines == ["0 False False True", "2 True True True"]
 
 
 def test_sglang_accepts_every_server_flag_with_its_value():
     words = [word for flag, value in SERVER_FLAGS.items() for word in (flag, value)]
     arguments = [word for word in words if word is not True]
     code = (
+        "from sglang.srt.plugins import load_plugins; load_plugins()\n"
         "from sglang.srt.server_args import prepare_server_args\n"
         f"args = prepare_server_args(['--model-path', 'any', *{arguments!r}])\n"
         "print(args.device, args.attention_backend, args.sleep_on_idle)"
     )
-    assert printed(code) == "cpu torch_native True"
+    assert printed(code) == f"cpu {ATTENTION_BACKEND} True"
 
 
 ROUND_TRIP = """

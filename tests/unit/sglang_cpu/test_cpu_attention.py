@@ -1,7 +1,8 @@
-"""Suffix attention against one softmax a query and head, in float64."""
+"""The lane's attention against one softmax a query and head, in float64."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -10,7 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pdcache.sglang_cpu.attention import extend_attention
+from pdcache.sglang_cpu import attention
+from pdcache.sglang_cpu.attention import (
+    decode_attention,
+    extend_attention,
+    plan_decode,
+    plan_extend,
+)
 
 MAX_LENGTH = 24
 REQUEST_ROWS = 8
@@ -26,6 +33,7 @@ class Batch:
     kv_heads: int
     dim: int
     seed: int
+    scattered: bool = True
 
     def __post_init__(self):
         torch.manual_seed(self.seed)
@@ -33,29 +41,39 @@ class Batch:
         self.query = torch.randn(sum(self.new), self.query_heads, self.dim)
         self.k_cache = torch.randn(slots, self.kv_heads, self.dim)
         self.v_cache = torch.randn(slots, self.kv_heads, self.dim)
-        table = torch.randperm(slots, dtype=torch.int32)
-        self.req_to_token = table.view(REQUEST_ROWS, MAX_LENGTH)
+        table = torch.randperm(slots) if self.scattered else torch.arange(slots)
+        self.req_to_token = table.int().view(REQUEST_ROWS, MAX_LENGTH)
         self.rows = torch.randperm(REQUEST_ROWS)[: len(self.new)]
+        self.lengths = [sum(pair) for pair in zip(self.prefixes, self.new, strict=True)]
 
-    def attend(self, *, causal=True, scaling=None, dtype=torch.float32):
-        query = self.query.to(dtype)
-        prefixes, new = torch.tensor(self.prefixes), torch.tensor(self.new)
+    def poison_unused_slots(self):
+        """NaN where no request's sequence lies: it must never be read."""
+        used = [self.req_to_token[row, :n] for row, n in zip(self.rows, self.lengths, strict=True)]
+        unused = torch.ones(len(self.k_cache), dtype=torch.bool)
+        unused[torch.cat(used).long()] = False
+        self.k_cache[unused] = self.v_cache[unused] = math.nan
+
+    def extend(self, *, causal=True, scaling=None, dtype=torch.float32, cache=None):
+        plan = plan_extend(self.req_to_token, self.rows.tolist(), self.prefixes, self.new)
         return extend_attention(
-            query,
-            torch.full_like(query, math.nan),
-            self.k_cache.to(dtype),
-            self.v_cache.to(dtype),
-            self.req_to_token,
-            self.rows,
-            prefixes + new,
-            prefixes,
-            new,
+            self.query.to(dtype),
+            self.k_cache.to(cache or dtype),
+            self.v_cache.to(cache or dtype),
+            plan,
             scaling=scaling,
-            enable_gqa=self.query_heads != self.kv_heads,
             causal=causal,
         )
 
-    def attend_naively(self, *, causal=True, scaling=None):
+    def decode(self, *, scaling=None, dtype=torch.float32):
+        return decode_attention(
+            self.query.to(dtype),
+            self.k_cache.to(dtype),
+            self.v_cache.to(dtype),
+            plan_decode(self.req_to_token, self.rows, self.lengths),
+            scaling=scaling,
+        )
+
+    def naively(self, *, causal=True, scaling=None):
         factor = scaling or 1 / math.sqrt(self.dim)
         group = self.query_heads // self.kv_heads
         output = torch.empty_like(self.query, dtype=torch.float64)
@@ -74,10 +92,10 @@ class Batch:
 
 
 @st.composite
-def batches(draw):
+def batches(draw, most_new=12):
     kv_heads = draw(st.sampled_from([1, 2, 3]))
-    lengths = st.tuples(st.integers(0, 12), st.integers(1, 12))
-    requests = draw(st.lists(lengths, min_size=1, max_size=4))
+    lengths = st.tuples(st.integers(0, 12), st.integers(1, most_new))
+    requests = draw(st.lists(lengths, min_size=1, max_size=6))
     return Batch(
         prefixes=[prefix for prefix, _ in requests],
         new=[new for _, new in requests],
@@ -85,40 +103,95 @@ def batches(draw):
         kv_heads=kv_heads,
         dim=draw(st.sampled_from([4, 16])),
         seed=draw(st.integers(0, 2**16)),
+        scattered=draw(st.booleans()),
     )
+
+
+def assert_close(attended, expected, tolerance=1e-5):
+    torch.testing.assert_close(attended.double(), expected, atol=tolerance, rtol=tolerance)
 
 
 @settings(max_examples=60, deadline=None)
 @given(batch=batches(), causal=st.booleans(), scaling=st.sampled_from([None, 0.3]))
-def test_ragged_batches_attend_as_one_softmax_a_query_does(batch, causal, scaling):
-    attended = batch.attend(causal=causal, scaling=scaling).double()
-    expected = batch.attend_naively(causal=causal, scaling=scaling)
-    torch.testing.assert_close(attended, expected, atol=1e-5, rtol=1e-5)
+def test_ragged_batches_extend_as_one_softmax_a_query_does(batch, causal, scaling):
+    batch.poison_unused_slots()
+    attended = batch.extend(causal=causal, scaling=scaling)
+    assert_close(attended, batch.naively(causal=causal, scaling=scaling))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    batch=batches(most_new=1),
+    scaling=st.sampled_from([None, 0.3]),
+    bounds=st.sampled_from([(0, 1), (0, 1000), (3, 1000), (8, 20), (256, 2048)]),
+)
+def test_ragged_batches_decode_as_one_softmax_a_query_does(batch, scaling, bounds):
+    batch.poison_unused_slots()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "SPARE_TOKENS", bounds[0])
+        patch.setattr(attention, "GROUP_TOKENS", bounds[1])
+        attended = batch.decode(scaling=scaling)
+    assert_close(attended, batch.naively(scaling=scaling))
+
+
+@settings(max_examples=40, deadline=None)
+@given(batch=batches(), cut=st.integers(1, 11))
+def test_a_prompt_in_two_chunks_attends_as_it_does_in_one(batch, cut):
+    first = [min(cut, new) for new in batch.new]
+    rest = [new - chunk for new, chunk in zip(batch.new, first, strict=True)]
+    whole = batch.extend().split(batch.new)
+    token_by_request = batch.query.split(batch.new)
+    for prefixes, new, part in (
+        (batch.prefixes, first, [slice(None, chunk) for chunk in first]),
+        ([p + c for p, c in zip(batch.prefixes, first, strict=True)], rest,
+         [slice(chunk, None) for chunk in first]),
+    ):  # fmt: skip
+        if not sum(new):
+            continue
+        plan = plan_extend(batch.req_to_token, batch.rows.tolist(), prefixes, new)
+        query = torch.cat([q[span] for q, span in zip(token_by_request, part, strict=True)])
+        chunk = extend_attention(
+            query, batch.k_cache, batch.v_cache, plan, scaling=None, causal=True
+        )
+        expected = torch.cat([o[span] for o, span in zip(whole, part, strict=True)])
+        torch.testing.assert_close(chunk, expected, atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(1, 3000), min_size=1, max_size=16))
+def test_groups_hold_every_request_once_and_stay_within_their_bounds(lengths):
+    table = torch.arange(len(lengths) * 3000, dtype=torch.int32).view(len(lengths), 3000)
+    groups = plan_decode(table, torch.arange(len(lengths)), lengths)
+    members = [
+        list(range(len(lengths))) if group.members is None else group.members.tolist()
+        for group in groups
+    ]
+    assert sorted(itertools.chain(*members)) == list(range(len(lengths)))
+    for group, own in zip(groups, members, strict=True):
+        tokens = [lengths[member] for member in own]
+        assert group.longest == max(tokens)
+        assert group.size == len(tokens)
+        if group.size > 1:
+            assert group.size * group.longest <= attention.GROUP_TOKENS
+            assert group.size * group.longest - sum(tokens) <= attention.SPARE_TOKENS
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_stays_within_its_rounding(dtype):
     batch = Batch(prefixes=[11, 0, 5], new=[3, 7, 1], query_heads=6, kv_heads=2, dim=16, seed=1)
-    attended = batch.attend(dtype=dtype).double()
-    torch.testing.assert_close(attended, batch.attend_naively(), atol=3e-2, rtol=3e-2)
+    assert_close(batch.extend(dtype=dtype), batch.naively(), tolerance=3e-2)
+    batch = Batch(prefixes=[11, 0, 5], new=[1, 1, 1], query_heads=6, kv_heads=2, dim=16, seed=1)
+    assert_close(batch.decode(dtype=dtype), batch.naively(), tolerance=3e-2)
 
 
 def test_a_cache_of_another_dtype_is_read_in_the_querys():
     batch = Batch(prefixes=[6], new=[4], query_heads=4, kv_heads=2, dim=8, seed=2)
+    attended = batch.extend(cache=torch.float16)
     batch.k_cache, batch.v_cache = batch.k_cache.half(), batch.v_cache.half()
-    query, prefixes, new = batch.query, torch.tensor([6]), torch.tensor([4])
-    attended = extend_attention(
-        query,
-        torch.empty_like(query),
-        batch.k_cache,
-        batch.v_cache,
-        batch.req_to_token,
-        batch.rows,
-        prefixes + new,
-        prefixes,
-        new,
-        scaling=None,
-        enable_gqa=True,
-        causal=True,
-    )
-    torch.testing.assert_close(attended.double(), batch.attend_naively(), atol=1e-5, rtol=1e-5)
+    assert_close(attended, batch.naively())
+
+
+def test_a_sequence_in_one_run_of_slots_is_not_copied():
+    batch = Batch([20], [1], query_heads=4, kv_heads=2, dim=8, seed=3, scattered=False)
+    (group,) = plan_decode(batch.req_to_token, batch.rows, batch.lengths)
+    assert isinstance(group.slots, slice)

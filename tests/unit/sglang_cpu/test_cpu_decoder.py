@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pdcache.sglang_cpu.decoder import rotate, rotation_at
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    positions=st.lists(st.integers(0, 63), min_size=1, max_size=5),
+    heads=st.integers(1, 4),
+    half=st.sampled_from([1, 4, 8]),
+)
+def test_the_halves_of_a_head_turn_by_their_positions_angles(positions, heads, half):
+    speeds = 100.0 ** -(torch.arange(half) / half)
+    angles = torch.arange(64).unsqueeze(1) * speeds
+    rotary = SimpleNamespace(cos_sin_cache=torch.cat((angles.cos(), angles.sin()), dim=-1))
+    x = torch.randn(len(positions), heads, 2 * half)
+    turned = rotate(x, rotation_at(rotary, torch.tensor(positions), torch.float32))
+    for token, position in enumerate(positions):
+        for at in range(half):
+            cos, sin = math.cos(angles[position, at]), math.sin(angles[position, at])
+            left, right = x[token, :, at], x[token, :, at + half]
+            torch.testing.assert_close(turned[token, :, at], left * cos - right * sin)
+            torch.testing.assert_close(turned[token, :, at + half], right * cos + left * sin)
+
+
+def test_a_rotation_keeps_the_dtype_and_the_input():
+    rotary = SimpleNamespace(cos_sin_cache=torch.rand(8, 8))
+    x = torch.randn(2, 3, 8).bfloat16()
+    before = x.clone()
+    turned = rotate(x, rotation_at(rotary, torch.tensor([1, 7]), torch.bfloat16))
+    assert turned.dtype == torch.bfloat16
+    assert torch.equal(x, before)
