@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+from pdcache.sglang_cpu import STOCK_LAYERS_ENV
 from pdcache.sglang_cpu.targets import MissingTarget, Target, sglang_version
 
 IS_CPU = Target("sglang.srt.utils", "is_cpu")
@@ -53,7 +56,8 @@ def _apply() -> None:
     pinning.let_cpu_streams_synchronize()
     host_pools.bind_copies()
     attention_backend.register_backend()
-    linear.install()
-    decoder.install()
+    if not os.environ.get(STOCK_LAYERS_ENV):
+        linear.install()
+        decoder.install()
     pd_sender.send_plain_indices()
     processes.fork_children()

@@ -16,6 +16,7 @@ from pdcache.sglang_cpu import (
     ATTENTION_BACKEND,
     HOST_RESERVE_ENV,
     SERVER_FLAGS,
+    STOCK_LAYERS_ENV,
     pythonpath_folder,
     worker_environment,
 )
@@ -158,6 +159,12 @@ def test_sglangs_own_plugin_loader_applies_every_replacement():
     assert state["reserve"] == reserve
     # The reserve is in force, not merely assigned; the machine's free memory moves meanwhile.
     assert abs(state["available"] - state["budget"] - reserve) < 1024**3
+    assert state["copy_is_ours"]
+
+
+def test_sglangs_own_layers_can_be_kept_for_comparison():
+    state = json.loads(printed(LOADED, **{STOCK_LAYERS_ENV: "1"}))
+    assert not any(name.startswith("pdcache") for name in (*state["packed"], state["layers"]))
     assert state["copy_is_ours"]
 
 

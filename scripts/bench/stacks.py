@@ -1,0 +1,138 @@
+"""Clusters for benchmarks: by `pdcache up`, and the same processes by hand, from `plan --shell`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[2]
+PDCACHE = str(Path(sys.executable).with_name("pdcache"))
+TOPOLOGY = "topologies/full_offload.yaml"
+UP_LIMIT_S = 600.0
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A cluster that answers.
+
+    Attributes:
+        name: who started it.
+        url: of its gateway.
+        prefills: URLs of its prefill servers.
+        admin_key: of its servers.
+        ready_s: when its gateway answered, by `time.monotonic`.
+    """
+
+    name: str
+    url: str
+    prefills: tuple[str, ...]
+    admin_key: str
+    ready_s: float
+
+    def flush(self) -> None:
+        """Empty L1 and L2 of all prefill servers, once they are idle."""
+        headers = {"Authorization": f"Bearer {self.admin_key}"}
+        for url in self.prefills:
+            end = time.monotonic() + 60
+            while httpx.post(f"{url}/flush_cache", headers=headers).status_code != 200:
+                if time.monotonic() > end:
+                    raise RuntimeError(f"{url} is not idle within 60 s")
+                time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def by_pdcache(home: Path, *sets: str, verify: bool = False) -> Iterator[Stack]:
+    """A cluster that `pdcache up` starts, and `pdcache down` ends."""
+    port = free_port()
+    words = [*_laid(sets, port), *(() if verify else ("--no-verify",))]
+    try:
+        _pdcache(home, "up", TOPOLOGY, *words)
+        ready_s = time.monotonic()
+        yield _stack("pdcache", home, words=_laid(sets, port), url=_url(port), ready_s=ready_s)
+    finally:
+        _pdcache(home, "down", "--all")
+
+
+@contextlib.contextmanager
+def by_hand(
+    home: Path, *sets: str, env: Mapping[str, str] | None = None, name: str = "by hand"
+) -> Iterator[Stack]:
+    """The processes of the same plan, started by the script of `pdcache plan --shell`.
+
+    Args:
+        env: laid over the environment of every process, unless the plan sets it.
+    """
+    port = free_port()
+    words = _laid(sets, port)
+    home.mkdir(parents=True, exist_ok=True)
+    script = home / "run.sh"
+    script.write_text(_pdcache(home, "plan", TOPOLOGY, *words, "--shell"))
+    logs = {"LOGS": str(home / "logs")}
+    (home / "logs").mkdir(exist_ok=True)
+    running = subprocess.Popen(
+        ["bash", str(script)], stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        env=_environment(home) | logs | (env or {}), start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert running.stdout is not None
+        for line in running.stdout:
+            if line.startswith("UP "):
+                break
+        else:
+            raise RuntimeError(f"{script} did not come up")
+        ready_s = time.monotonic()
+        yield _stack(name, home, words=words, url=_url(port), ready_s=ready_s)
+    finally:
+        running.send_signal(signal.SIGTERM)
+        running.wait(60)
+
+
+def free_port() -> int:
+    """A port that nobody has, now."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def _stack(name: str, home: Path, *, words: Sequence[str], url: str, ready_s: float) -> Stack:
+    plan: dict[str, Any] = json.loads(_pdcache(home, "plan", TOPOLOGY, *words[:-2], "--json"))
+    keys = json.loads(Path(plan["processes"][-1]["env"]["PDCACHE_KEYS_FILE"]).read_text())
+    manifest = json.loads(Path(plan["manifest"]).read_text())
+    prefills = [row["url"] for row in manifest["workers"] if row["worker_type"] == "prefill"]
+    return Stack(name, url, tuple(prefills), keys["admin"], ready_s)
+
+
+def _laid(sets: Sequence[str], port: int) -> list[str]:
+    # The port last, so that a plan of the same files can be made while it is in use.
+    return [word for one in (*sets, f"gateway.port={port}") for word in ("--set", one)]
+
+
+def _url(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
+
+
+def _environment(home: Path) -> dict[str, str]:
+    return {**os.environ, "PDCACHE_HOME": str(home), "OMP_NUM_THREADS": "1"}
+
+
+def _pdcache(home: Path, *words: str) -> str:
+    done = subprocess.run(
+        [PDCACHE, *words], capture_output=True, text=True, cwd=ROOT, env=_environment(home),
+        timeout=UP_LIMIT_S,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise RuntimeError(f"pdcache {' '.join(words)}: {done.stdout}{done.stderr}")
+    return done.stdout
