@@ -32,14 +32,14 @@ class Stack:
         url: of its gateway.
         prefills: URLs of its prefill servers.
         admin_key: of its servers.
-        ready_s: when its gateway answered, by `time.monotonic`.
+        started_in_s: seconds from the command to its last word, that the cluster is up.
     """
 
     name: str
     url: str
     prefills: tuple[str, ...]
     admin_key: str
-    ready_s: float
+    started_in_s: float
 
     def flush(self) -> None:
         """Empty L1 and L2 of all prefill servers, once they are idle."""
@@ -58,9 +58,10 @@ def by_pdcache(home: Path, *sets: str, verify: bool = False) -> Iterator[Stack]:
     port = free_port()
     words = [*_laid(sets, port), *(() if verify else ("--no-verify",))]
     try:
+        begin = time.monotonic()
         _pdcache(home, "up", TOPOLOGY, *words)
-        ready_s = time.monotonic()
-        yield _stack("pdcache", home, words=_laid(sets, port), url=_url(port), ready_s=ready_s)
+        took_s = time.monotonic() - begin
+        yield _stack("pdcache", home, _laid(sets, port), _url(port), took_s)
     finally:
         _pdcache(home, "down", "--all")
 
@@ -81,9 +82,10 @@ def by_hand(
     script.write_text(_pdcache(home, "plan", TOPOLOGY, *words, "--shell"))
     logs = {"LOGS": str(home / "logs")}
     (home / "logs").mkdir(exist_ok=True)
+    begin = time.monotonic()
     running = subprocess.Popen(
         ["bash", str(script)], stdout=subprocess.PIPE, text=True, cwd=ROOT,
-        env=_environment(home) | logs | (env or {}), start_new_session=True,
+        env=environment(home) | logs | (env or {}), start_new_session=True,
     )  # fmt: skip
     try:
         assert running.stdout is not None
@@ -92,8 +94,8 @@ def by_hand(
                 break
         else:
             raise RuntimeError(f"{script} did not come up")
-        ready_s = time.monotonic()
-        yield _stack(name, home, words=words, url=_url(port), ready_s=ready_s)
+        took_s = time.monotonic() - begin
+        yield _stack(name, home, words, _url(port), took_s)
     finally:
         running.send_signal(signal.SIGTERM)
         running.wait(60)
@@ -107,12 +109,12 @@ def free_port() -> int:
         return port
 
 
-def _stack(name: str, home: Path, *, words: Sequence[str], url: str, ready_s: float) -> Stack:
+def _stack(name: str, home: Path, words: Sequence[str], url: str, took_s: float) -> Stack:
     plan: dict[str, Any] = json.loads(_pdcache(home, "plan", TOPOLOGY, *words[:-2], "--json"))
     keys = json.loads(Path(plan["processes"][-1]["env"]["PDCACHE_KEYS_FILE"]).read_text())
     manifest = json.loads(Path(plan["manifest"]).read_text())
     prefills = [row["url"] for row in manifest["workers"] if row["worker_type"] == "prefill"]
-    return Stack(name, url, tuple(prefills), keys["admin"], ready_s)
+    return Stack(name, url, tuple(prefills), keys["admin"], took_s)
 
 
 def _laid(sets: Sequence[str], port: int) -> list[str]:
@@ -124,13 +126,13 @@ def _url(port: int) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def _environment(home: Path) -> dict[str, str]:
+def environment(home: Path) -> dict[str, str]:
     return {**os.environ, "PDCACHE_HOME": str(home), "OMP_NUM_THREADS": "1"}
 
 
 def _pdcache(home: Path, *words: str) -> str:
     done = subprocess.run(
-        [PDCACHE, *words], capture_output=True, text=True, cwd=ROOT, env=_environment(home),
+        [PDCACHE, *words], capture_output=True, text=True, cwd=ROOT, env=environment(home),
         timeout=UP_LIMIT_S,
     )  # fmt: skip
     if done.returncode != 0:

@@ -1,0 +1,61 @@
+"""Prompts of random tokens, and their answers timed at a cluster's gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from stacks import Stack
+
+from pdcache.replay.client import Answer, GenerateClient, GenerateRequest
+
+PAGE = 64
+
+
+class Prompts:
+    """Prompts that no cache has seen, of tokens that a model knows."""
+
+    def __init__(self, model: Path, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._known = json.loads((model / "config.json").read_text())["vocab_size"]
+
+    def fresh(self, length: int) -> list[int]:
+        """A new prompt."""
+        return [self._random.randrange(100, self._known) for _ in range(length)]
+
+
+def ask(stack: Stack, prompts: Sequence[Sequence[int]], tokens: int, cached: int) -> list[Answer]:
+    """All prompts at once, each answered with so many tokens.
+
+    Raises:
+        RuntimeError: one failed, or had another number of cached tokens.
+    """
+
+    async def together() -> list[Answer]:
+        async with GenerateClient(stack.url, timeout_s=600) as client:
+            return await asyncio.gather(
+                *(client.generate(GenerateRequest(prompt, tokens)) for prompt in prompts)
+            )
+
+    answers = asyncio.run(together())
+    for answer in answers:
+        if answer.error is not None or answer.ttft_s is None:
+            raise RuntimeError(f"{stack.name}: {answer.error}")
+        if answer.cached.total != cached:
+            raise RuntimeError(f"{stack.name}: {answer.cached}, not {cached} tokens cached")
+    return answers
+
+
+def ttft_s(answer: Answer) -> float:
+    """Seconds to the first token."""
+    assert answer.ttft_s is not None
+    return answer.ttft_s
+
+
+def tpot_s(answers: Sequence[Answer]) -> float:
+    """The median time between tokens over all streams."""
+    return statistics.median(gap for answer in answers for gap in answer.gaps_s)
