@@ -7,8 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from pdcache.replay import dump_sessions, generate_chat
 from tests.cluster_tools import Shell
 
@@ -72,9 +70,8 @@ def test_logs_follow_prints_new_lines(shell: Shell, full_offload: dict[str, Any]
         follower.communicate(timeout=10)
 
 
-@pytest.mark.parametrize("dialect", ["sglang", "openai-completions"])
 def test_replay_reaches_the_ceiling_and_writes_its_report(
-    shell: Shell, full_offload: dict[str, Any], tmp_path: Path, dialect: str
+    shell: Shell, full_offload: dict[str, Any], tmp_path: Path
 ) -> None:
     sessions = generate_chat(
         2, 3, first_words=60, question_words=10, answer_tokens=24, think_s=0.5, seed=11
@@ -83,8 +80,7 @@ def test_replay_reaches_the_ceiling_and_writes_its_report(
     out = tmp_path / "run"
     name = full_offload["name"]
     chats = str(tmp_path / "chats.jsonl")
-    words = ("--dialect", dialect, "--salt", dialect, "--out", str(out))
-    printed = shell.json("replay", chats, "--target", name, *words)
+    printed = shell.json("replay", chats, "--target", name, "--out", str(out))
     assert printed == json.loads((out / "report.json").read_text())
     assert printed["errors"] == 0 and printed["requests"]["completed"] == 6
     for turn in printed["turns"][1:]:
@@ -109,6 +105,17 @@ def test_replay_asks_the_chat_endpoint(
     assert printed["errors"] == 0 and printed["requests"]["completed"] == 3
     # Only the prompts: the text of this model's answers is not made of the same tokens again.
     assert all(sum(turn["cached_tokens"].values()) > 0 for turn in printed["turns"][1:])
+
+
+def test_the_gateway_takes_no_tokens_for_a_completion(
+    shell: Shell, full_offload: dict[str, Any], tmp_path: Path
+) -> None:
+    dump_sessions(generate_chat(1, 1, first_words=9, answer_tokens=2), tmp_path / "chats.jsonl")
+    words = ("--target", full_offload["name"], "--dialect", "openai-completions")
+    said = shell.fails(
+        "replay", str(tmp_path / "chats.jsonl"), *words, "--out", str(tmp_path / "run")
+    )
+    assert "http_400" in said and "prompt" in said
 
 
 def test_replay_of_an_unknown_cluster_names_those_that_are_up(
