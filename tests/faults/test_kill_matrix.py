@@ -14,8 +14,8 @@ from tests.dialogues import running_cluster
 from tests.kills import KINDS, PROCESS, RECOVERY_LIMIT_S, SIGNALS, STORE, Bench, Outcome
 
 QUICK = {
-    ("prefill", "SIGKILL"), ("decode", "SIGKILL"), ("master", "SIGKILL"), ("holder", "SIGKILL"),
-    ("gateway", "SIGKILL"), ("controller", "SIGKILL"),
+    ("prefill", "SIGKILL"), ("decode", "SIGKILL"), ("holder", "SIGKILL"), ("gateway", "SIGKILL"),
+    ("controller", "SIGKILL"),
 }  # fmt: skip
 CASES = [
     pytest.param(kind, how, marks=() if (kind, how) in QUICK else pytest.mark.soak)
