@@ -155,10 +155,12 @@ def usage(shell: Shell) -> dict[str, dict[str, int]]:
 
 def kind_of(words: list[str]) -> str:
     """A process by its title, its module or its program."""
-    if "-m" in words:
-        return words[words.index("-m") + 1]
-    scripts = [word for word in words if word.endswith((".py", ".jar"))]
-    return Path((scripts or words[0].split() or [""])[0]).name
+    for at, word in enumerate(words):
+        if word.endswith(".py"):
+            return Path(word).name
+        if word == "-m":
+            return words[at + 1]
+    return Path((" ".join(words).split() or [""])[0]).name
 
 
 def total(of: dict[str, dict[str, int]]) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """An answer names the prefill worker that computed its prompt, which gateways do not tell.
 
 A decode server knows it from the bootstrap address that the gateway put into the request; smg
-1.9.0 passes headers of decode's answer on to the client.
+1.13.0 passes headers of decode's answer on to the client.
 """
 
 from __future__ import annotations
