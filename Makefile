@@ -2,7 +2,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test test-fast soak matrix lint check clean
+.PHONY: help setup demo test test-fast soak matrix bench lint check clean
 
 # More OpenMP threads than free cores make a CPU worker about fifteen times slower.
 OMP_NUM_THREADS ?= 1
@@ -20,8 +20,8 @@ demo: setup ## Start a real cluster on this machine and show that it reuses KV
 	@bash scripts/demo.sh
 
 test: setup ## Run all tests (starts real clusters)
-	@$(PYTHON_VENV) -m pytest -n auto --dist loadfile tests/unit
-	@$(PYTHON_VENV) -m pytest tests/contract tests/cluster tests/faults
+	@$(PYTHON_VENV) -m pytest -n auto --dist loadfile tests/unit tests/contract
+	@$(PYTHON_VENV) -m pytest tests/cluster tests/faults
 
 test-fast: setup ## Run the unit tests only
 	@$(PYTHON_VENV) -m pytest -n auto --dist loadfile tests/unit
@@ -33,6 +33,9 @@ soak: setup ## Every fault, 24 cycles of up and down, 30 minutes of random kills
 
 matrix: setup ## Prove every storage backend, mode and layout (an hour); writes docs/matrix.md
 	@$(PYTHON_VENV) scripts/matrix.py
+
+bench: setup ## Measure against peers and limits (an hour on a quiet machine); see docs/performance.md
+	@$(PYTHON_VENV) scripts/bench/all.py
 
 lint: setup ## Check style, format and types
 	@$(PYTHON_VENV) -m ruff check .

@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 
 from pdcache.cluster.supervisor import shared_memory
+from pdcache.topology.facts import port_is_free
 
 ROOT = Path(__file__).resolve().parents[1]
 PDCACHE = str(Path(sys.executable).with_name("pdcache"))
@@ -133,6 +134,13 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def port_of_this_process(port: int) -> bool:
+    """It is free, and left alone by the other processes among which pytest-xdist spreads tests."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    own = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return port // 16 % processes == own and port_is_free(port)
 
 
 def port_is_closed(port: int) -> bool:

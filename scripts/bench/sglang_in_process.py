@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from pdcache.sglang_cpu import SERVER_FLAGS, pythonpath_folder, worker_environment
 from pdcache.sglang_cpu.targets import Target
@@ -48,6 +48,14 @@ def stock_and_lane(
     ]
     load_plugins()
     return peers + [Peer("lane", model, dtype, tokens, first=not peers) for dtype in lane_dtypes]
+
+
+class Said(NamedTuple):
+    """A token, its logit, and by how much that is above the second best."""
+
+    token: int
+    logit: float
+    lead: float
 
 
 class Peer:
@@ -95,17 +103,15 @@ class Peer:
             times.append(time.thread_time() - start)
         return times
 
-    def greedy(
-        self, prompts: Sequence[Sequence[int]], cached: int, steps: int
-    ) -> list[list[tuple[int, float]]]:
-        """For each prompt its next tokens, each with its lead in logits over the second best."""
+    def greedy(self, prompts: Sequence[Sequence[int]], cached: int, steps: int) -> list[list[Said]]:
+        """For each prompt its next tokens."""
         self._take_over()
         tokens, batch, _ = self._prefill(prompts, cached)
-        found = [[pair] for pair in zip(tokens.tolist(), self._leads, strict=True)]
+        found = [[said] for said in _said(tokens, self._logits)]
         for _ in range(steps - 1):
             tokens, logits = self._runner.decode(tokens, batch)
-            for one, token, lead in zip(found, tokens.tolist(), _leads(logits), strict=True):
-                one.append((token, lead))
+            for one, said in zip(found, _said(tokens, logits), strict=True):
+                one.append(said)
         return found
 
     def _prefill(self, prompts: Sequence[Sequence[int]], cached: int) -> tuple[Any, Any, float]:
@@ -122,7 +128,7 @@ class Peer:
         start = time.thread_time()
         tokens, logits, batch = self._runner.extend(requests)
         seconds = time.thread_time() - start
-        self._leads = _leads(logits)
+        self._logits = logits
         return tokens, batch, seconds
 
     def _take_over(self) -> None:
@@ -137,6 +143,7 @@ class Peer:
         self._batch.publish(self._args, role="scheduler", ranks=ranks)
 
 
-def _leads(logits: Any) -> list[float]:
+def _said(tokens: Any, logits: Any) -> list[Said]:
     best, second = logits.float().topk(2).values.unbind(-1)
-    return list((best - second).tolist())
+    rows = zip(tokens.tolist(), best.tolist(), (best - second).tolist(), strict=True)
+    return [Said(*row) for row in rows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -32,6 +33,7 @@ class Stack:
         url: of its gateway.
         prefills: URLs of its prefill servers.
         admin_key: of its servers.
+        store_metrics: URL of the store's metrics.
         started_in_s: seconds from the command to its last word, that the cluster is up.
     """
 
@@ -39,6 +41,7 @@ class Stack:
     url: str
     prefills: tuple[str, ...]
     admin_key: str
+    store_metrics: str
     started_in_s: float
 
     def flush(self) -> None:
@@ -50,6 +53,11 @@ class Stack:
                 if time.monotonic() > end:
                     raise RuntimeError(f"{url} is not idle within 60 s")
                 time.sleep(0.1)
+
+    def keys(self) -> int:
+        """Keys in the store."""
+        text = httpx.get(self.store_metrics).text
+        return int(re.search(r"^master_key_count (\d+)", text, re.MULTILINE)[1])
 
 
 @contextlib.contextmanager
@@ -114,7 +122,9 @@ def _stack(name: str, home: Path, words: Sequence[str], url: str, took_s: float)
     keys = json.loads(Path(plan["processes"][-1]["env"]["PDCACHE_KEYS_FILE"]).read_text())
     manifest = json.loads(Path(plan["manifest"]).read_text())
     prefills = [row["url"] for row in manifest["workers"] if row["worker_type"] == "prefill"]
-    return Stack(name, url, tuple(prefills), keys["admin"], took_s)
+    master = next(one for one in plan["processes"] if one["name"] == "store-master")
+    metrics = f"{_url(master['ports']['metrics'])}/metrics"
+    return Stack(name, url, tuple(prefills), keys["admin"], metrics, took_s)
 
 
 def _laid(sets: Sequence[str], port: int) -> list[str]:

@@ -28,6 +28,7 @@ from pdcache.store.presence import present
 from pdcache.topology import Role
 from pdcache.topology.facts import Facts, port_is_free
 from pdcache.topology.schema import Gateway
+from tests.cluster_tools import port_of_this_process
 
 PROGRAMS = Path(sys.executable).parent
 START_LIMIT_S = 60.0
@@ -126,11 +127,12 @@ def test_mooncake_knows_every_flag_of_its_processes(program: str) -> None:
 
 def plan_of(tmp_path: Path, name: str, *overrides: str) -> Plan:
     """A plan of a shipped topology on ports that are free now."""
-    port = next(port for port in range(20900, 21000) if port_is_free(port))
+    port = next(port for port in range(20900, 21000) if port_of_this_process(port))
     topology = shipped(name, *overrides, f"gateway.port={port}")
     facts = Facts(
-        home=tmp_path, temp=tmp_path, python=sys.executable, models=MODELS, port_free=port_is_free
-    )
+        home=tmp_path, temp=tmp_path, python=sys.executable, models=MODELS,
+        port_free=port_of_this_process,
+    )  # fmt: skip
     return build_plan(topology, facts)
 
 

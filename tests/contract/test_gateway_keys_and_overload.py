@@ -22,8 +22,8 @@ from pdcache.plan import Process, build_plan
 from pdcache.sglang.keys import Keys
 from pdcache.sglang.keys_plugin import KEYS_ENV
 from pdcache.topology import Role
-from pdcache.topology.facts import Facts, port_is_free
-from tests.cluster_tools import free_port
+from pdcache.topology.facts import Facts
+from tests.cluster_tools import free_port, port_of_this_process
 
 KEYS = Keys("the-admin-key-of-the-test", "the-gateway-key-of-the-test")
 RIGHT = {"Authorization": f"Bearer {KEYS.gateway}"}
@@ -45,8 +45,9 @@ def gateway(tmp_path: Path, workers: StandInWorkers) -> Iterator[Process]:
         "gateway.queue_size=1", "gateway.queue_timeout_s=1",
     )  # fmt: skip
     facts = Facts(
-        home=tmp_path, temp=tmp_path, python=sys.executable, models=MODELS, port_free=port_is_free
-    )
+        home=tmp_path, temp=tmp_path, python=sys.executable, models=MODELS,
+        port_free=port_of_this_process,
+    )  # fmt: skip
     plan = build_plan(topology, facts)
     process = plan.process("gateway")
     write_secret(Path(process.env[KEYS_ENV]), KEYS.text())
