@@ -7,6 +7,7 @@ every position. What depends on the batch only is worked out once a step, for al
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,12 +15,10 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from pdcache.sglang_cpu.memory import Selector, selector
+from pdcache.sglang_cpu.native import kernels
 
-SPARE_TOKENS = 256
-"""Padding a decode group may hold: attending to it costs about as much as one more call."""
-
-GROUP_TOKENS = 2048
-"""Tokens of a decode group, so that its gathered KV stays in a core's L2 (1-2 MB)."""
+LANES = 16
+"""Numbers that `kernels.c` takes at a time; heads are whole multiples."""
 
 
 @dataclass(frozen=True)
@@ -39,21 +38,19 @@ class Suffix:
 
 
 @dataclass(frozen=True)
-class DecodeGroup:
-    """Requests that decode in one call, the shorter ones padded to the longest.
+class Decode:
+    """One new token each of some requests.
 
     Attributes:
-        members: their rows in the batch; None for the whole batch in its order.
-        size, longest: requests, and tokens of the longest.
-        slots: selects size x longest slots; a padded position repeats its request's last slot.
-        visible: [size, 1, 1, longest], False at padding; None without padding.
+        table: [requests, positions] of slots, int32: all requests there are, `req_to_token`.
+        rows, lengths: [batch], int64: each request's row of it, and the tokens of its sequence.
+        scores: working memory of `kernels.c`.
     """
 
-    members: torch.Tensor | None
-    size: int
-    longest: int
-    slots: Selector
-    visible: torch.Tensor | None
+    table: torch.Tensor
+    rows: torch.Tensor
+    lengths: torch.Tensor
+    scores: torch.Tensor
 
 
 def plan_extend(
@@ -110,96 +107,47 @@ def extend_attention(
     return attended[0] if len(attended) == 1 else torch.cat(attended)
 
 
-def plan_decode(
-    req_to_token: torch.Tensor, rows: torch.Tensor, lengths: Sequence[int]
-) -> list[DecodeGroup]:
-    """Groups of requests that decode together; each request of the batch is in one of them.
+def plan_decode(req_to_token: torch.Tensor, rows: torch.Tensor, lengths: torch.Tensor) -> Decode:
+    """A step of one new token each; lengths have the new one included."""
+    longest = -(-int(lengths.max()) // LANES) * LANES
+    return Decode(
+        req_to_token.contiguous(),
+        rows.long().contiguous(),
+        lengths.long().contiguous(),
+        torch.empty(4 * longest, dtype=torch.float32),
+    )
 
-    Args:
-        rows: [batch], each request's row of `req_to_token`.
-        lengths: tokens of each sequence, the new one included.
-    """
-    groups = _alike(lengths)
-    if len(groups) == 1:
-        return [_decode_group(req_to_token, rows, lengths, None)]
-    return [
-        _decode_group(req_to_token, rows[group], [lengths[one] for one in group], group)
-        for group in map(torch.tensor, groups)
-    ]
+
+def decodes(cache: torch.Tensor) -> bool:
+    """Whether `decode_attention` takes a cache of such heads."""
+    known = cache.dtype in (torch.float32, torch.bfloat16)
+    return known and cache.is_contiguous() and cache.shape[-1] % LANES == 0
 
 
 def decode_attention(
     query: torch.Tensor,
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
-    groups: Sequence[DecodeGroup],
+    requests: Decode,
     *,
     scaling: float | None,
 ) -> torch.Tensor:
     """Attend from one new token a request to its sequence: [requests, query heads, dim].
 
-    The query heads that share a KV head stand where the tokens of a query do, so one product
-    serves them all and KV heads need not be repeated.
+    Sums are in float32 whatever the dtypes are. Caches are read where they lie, and the query heads
+    that share a KV head are taken together.
     """
-    if groups[0].members is None:
-        return _attend_group(query, k_cache, v_cache, groups[0], scaling)
-    attended = torch.empty_like(query)
-    for group in groups:
-        attended[group.members] = _attend_group(
-            query[group.members], k_cache, v_cache, group, scaling
-        )
-    return attended
-
-
-def _attend_group(
-    query: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    group: DecodeGroup,
-    scaling: float | None,
-) -> torch.Tensor:
-    _, query_heads, dim = query.shape
-    kv_heads = k_cache.shape[1]
-    padded = (group.size, group.longest, kv_heads, dim)
-    return scaled_dot_product_attention(
-        query.view(group.size, kv_heads, query_heads // kv_heads, dim),
-        _select(k_cache, group.slots).to(query.dtype).view(padded).transpose(1, 2),
-        _select(v_cache, group.slots).to(query.dtype).view(padded).transpose(1, 2),
-        attn_mask=group.visible,
-        scale=scaling,
-    ).reshape(group.size, query_heads, dim)
-
-
-def _alike(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of `lengths`, those together whose padding and size stay within bounds."""
-    groups: list[list[int]] = []
-    total = 0
-    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        length = lengths[index]
-        padded = (len(groups[-1]) + 1) * length if groups else 0
-        if groups and padded <= GROUP_TOKENS and padded - total - length <= SPARE_TOKENS:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-            total = 0
-        total += length
-    return groups
-
-
-def _decode_group(
-    req_to_token: torch.Tensor,
-    rows: torch.Tensor,
-    lengths: Sequence[int],
-    members: torch.Tensor | None,
-) -> DecodeGroup:
-    size, longest = len(lengths), max(lengths)
-    if size == 1:
-        return DecodeGroup(members, 1, longest, selector(req_to_token[rows[0], :longest]), None)
-    positions = torch.arange(longest)
-    ends = torch.tensor(lengths).unsqueeze(1)
-    slots = req_to_token[rows.unsqueeze(1), torch.minimum(positions, ends - 1)].view(-1)
-    visible = None if min(lengths) == longest else (positions < ends).view(size, 1, 1, longest)
-    return DecodeGroup(members, size, longest, slots, visible)
+    count, heads, dim = query.shape
+    attended = torch.empty(query.shape, dtype=torch.float32)
+    asked = query.float().contiguous()
+    half = k_cache.dtype == torch.bfloat16
+    (kernels().decode_half if half else kernels().decode_float)(
+        asked.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(), attended.data_ptr(),
+        requests.table.data_ptr(), requests.table.shape[1], requests.rows.data_ptr(),
+        requests.lengths.data_ptr(), count, heads, k_cache.shape[1], dim,
+        1 / math.sqrt(dim) if scaling is None else scaling, requests.scores.data_ptr(),
+    )  # fmt: skip
+    return attended.to(query.dtype)
 
 
 def _select(cache: torch.Tensor, slots: Selector) -> torch.Tensor:

@@ -11,9 +11,10 @@ from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 
 from pdcache.sglang_cpu import ATTENTION_BACKEND
 from pdcache.sglang_cpu.attention import (
-    DecodeGroup,
+    Decode,
     Suffix,
     decode_attention,
+    decodes,
     extend_attention,
     plan_decode,
     plan_extend,
@@ -30,22 +31,23 @@ class CpuAttentionBackend(TorchNativeAttnBackend):  # type: ignore[misc]
     SGLang 0.5.23 (layers/attention/torch_native_backend.py) pads the query of an extend step to
     the whole sequence, so that a request whose prefix is cached pays for the prefix again, and
     takes the requests of a decode step one at a time. Sliding windows, cross attention, encoder
-    prefixes and values of another dim than keys keep SGLang's own code.
+    prefixes and values of another dim than keys keep SGLang's own code, as does decode with heads
+    or dtypes that `kernels.c` does not take.
     """
 
     suffixes: list[Suffix] | None = None
-    groups: list[DecodeGroup] | None = None
+    decode: Decode | None = None
 
     def init_forward_metadata(self, forward_batch: Any) -> None:
         """Plan the step that follows; called once before the layers run."""
         super().init_forward_metadata(forward_batch)
-        self.suffixes = self.groups = None
+        self.suffixes = self.decode = None
         mode, table = forward_batch.forward_mode, self.req_to_token_pool.req_to_token
         if forward_batch.encoder_lens is not None or mode.is_idle():
             return
         rows = forward_batch.req_pool_indices
         if mode.is_decode():
-            self.groups = plan_decode(table, rows, forward_batch.seq_lens.tolist())
+            self.decode = plan_decode(table, rows, forward_batch.seq_lens)
         elif forward_batch.extend_seq_lens is not None:
             lengths = (forward_batch.extend_prefix_lens, forward_batch.extend_seq_lens)
             self.suffixes = plan_extend(
@@ -87,7 +89,7 @@ class CpuAttentionBackend(TorchNativeAttnBackend):  # type: ignore[misc]
         save_kv_cache: bool = True,
     ) -> torch.Tensor:
         """Attention of one layer, one new token a request: [requests, query heads x dim]."""
-        if self.groups is None or _special(layer):
+        if self.decode is None or _special(layer) or not self._decodes(layer):
             attended: torch.Tensor = super().forward_decode(
                 q, k, v, layer, forward_batch, save_kv_cache
             )
@@ -97,9 +99,12 @@ class CpuAttentionBackend(TorchNativeAttnBackend):  # type: ignore[misc]
             q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim),
             keys,
             values,
-            self.groups,
+            self.decode,
             scaling=layer.scaling,
         ).reshape(q.shape[0], -1)
+
+    def _decodes(self, layer: Any) -> bool:
+        return decodes(self.token_to_kv_pool.get_key_buffer(layer.layer_id))
 
     def _cache(
         self,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn.functional import rms_norm, silu
 
-from pdcache.sglang_cpu.linear import LAYERS, packed_linear
+from pdcache.sglang_cpu.linear import LAYERS, PACKED, packed_linear
 from pdcache.sglang_cpu.targets import Target
 
 LLAMA = "sglang.srt.models.llama"
@@ -135,14 +135,14 @@ def _run(
     hidden, residual = _add_norm(layer.attention_norm, hidden, residual)
     attention = layer.attention
     heads, kv_heads, dim = attention.tp_q_head_num, attention.tp_k_head_num, attention.head_dim
-    qkv = packed_linear(hidden, layer.qkv.weight).unflatten(-1, (-1, dim))
+    qkv = _linear(layer.qkv, hidden).unflatten(-1, (-1, dim))
     rotated = rotate(qkv[:, : heads + kv_heads], rotation)
     query, key = rotated[:, :heads], rotated[:, heads:]
     attended = attend(query, key, qkv[:, heads + kv_heads :], attention, forward_batch)
-    attended = packed_linear(attended, layer.output.weight)
+    attended = _linear(layer.output, attended)
     hidden, residual = _add_norm(layer.mlp_norm, attended, residual)
-    gate, up = packed_linear(hidden, layer.gate_up.weight).chunk(2, dim=-1)
-    return packed_linear(silu(gate).mul_(up), layer.down.weight), residual
+    gate, up = _linear(layer.gate_up, hidden).chunk(2, dim=-1)
+    return _linear(layer.down, silu(gate).mul_(up)), residual
 
 
 def _add_norm(
@@ -156,6 +156,10 @@ def _add_norm(
     if residual is not None:
         hidden = hidden + residual
     return rms_norm(hidden, (hidden.shape[-1],), norm.weight, norm.variance_epsilon), hidden
+
+
+def _linear(module: Any, rows: torch.Tensor) -> torch.Tensor:
+    return packed_linear(rows, module.__dict__[PACKED])
 
 
 def _layer(module: Any) -> Layer:
@@ -183,4 +187,4 @@ def _plain_norm(norm: Any) -> bool:
 
 def _plain_linear(linear: Any) -> bool:
     kinds = [target.get() for target in LAYERS]
-    return type(linear) in kinds and linear.weight.is_mkldnn and linear.bias is None
+    return type(linear) in kinds and PACKED in linear.__dict__ and linear.bias is None

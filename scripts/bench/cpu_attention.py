@@ -162,7 +162,7 @@ def operations() -> dict[str, dict[str, Callable[[], float]]]:
 
     def decode(lengths: list[int]) -> dict[str, Callable[[], float]]:
         rows, query = torch.arange(len(lengths)), torch.randn(len(lengths), 9, 64)
-        plan = attention.plan_decode(table, rows, lengths)
+        plan = attention.plan_decode(table, rows, torch.tensor(lengths))
         return {
             "stock": lambda: timed(lambda: stock._run_sdpa_forward_decode(
                 query, torch.empty_like(query), keys, values, table, rows, torch.tensor(lengths),
@@ -184,7 +184,7 @@ def operations() -> dict[str, dict[str, Callable[[], float]]]:
         }  # fmt: skip
 
     def product(rows: int) -> dict[str, Callable[[], float]]:
-        weights = [torch.randn(3072, 576) for _ in range(30)]
+        weights = [torch.randn(3072, 576).bfloat16().float() for _ in range(30)]
         packed, x = [pack(weight) for weight in weights], torch.randn(rows, 576)
         return {
             "stock": lambda: timed(lambda: [linear(x, weight) for weight in weights]),

@@ -10,15 +10,25 @@ from pdcache.sglang_cpu.linear import _packed_head, pack, packable, packed_linea
 
 
 @pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 16, 33, 200])
-def test_a_packed_weight_gives_what_the_dense_one_gives(rows, bias):
+@pytest.mark.parametrize("saved", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("outputs", "inputs"), [(96, 64), (100, 2100), (5, 3)])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 16, 32, 33, 200])
+def test_a_packed_weight_gives_what_the_dense_one_gives(rows, outputs, inputs, saved, bias):
     torch.manual_seed(rows)
-    weight, x = torch.randn(96, 64), torch.randn(rows, 64)
-    offset = torch.randn(96) if bias else None
-    result = packed_linear(x, pack(weight), offset)
+    weight, x = torch.randn(outputs, inputs).to(saved).float(), torch.randn(rows, inputs)
+    offset = torch.randn(outputs) if bias else None
+    packed = pack(weight)
+    assert (packed.halves is not None) == (saved == torch.bfloat16)
+    result = packed_linear(x, packed, offset)
     expected = linear(x.double(), weight.double(), None if offset is None else offset.double())
-    assert result.shape == (rows, 96)
-    torch.testing.assert_close(result.double(), expected, atol=1e-4, rtol=1e-5)
+    assert result.shape == (rows, outputs)
+    torch.testing.assert_close(result.double(), expected, atol=1e-3, rtol=1e-5)
+
+
+def test_rows_that_do_not_lie_together_are_taken():
+    weight, x = torch.randn(8, 4).bfloat16().float(), torch.randn(4, 6).t()[:3]
+    assert not x.is_contiguous()
+    torch.testing.assert_close(packed_linear(x, pack(weight)), linear(x, weight))
 
 
 def test_no_rows_and_more_dimensions_are_taken():
@@ -42,7 +52,7 @@ def test_bfloat16_stays_within_its_rounding():
         torch.zeros(4, 4, dtype=torch.float16),
         torch.zeros(4),
         torch.zeros(0, 4),
-        pack(torch.zeros(4, 4)),
+        pack(torch.zeros(4, 4)).dense,
     ],
     ids=["int8", "float16", "vector", "empty", "packed"],
 )
@@ -56,6 +66,6 @@ def test_the_head_is_packed_once_and_again_after_its_weight_was_written_to():
     assert _packed_head(head) is first
     head.weight.mul_(2)
     second = _packed_head(head)
-    assert torch.equal(second.to_dense(), head.weight)
+    assert torch.equal(second.dense.to_dense(), head.weight)
     head.weight = torch.randn(8, 4)
-    assert torch.equal(_packed_head(head).to_dense(), head.weight)
+    assert torch.equal(_packed_head(head).dense.to_dense(), head.weight)

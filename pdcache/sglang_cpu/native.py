@@ -1,0 +1,69 @@
+"""The lane's own functions in C (`kernels.c`), compiled once a machine and kept in the cache."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+
+from pdcache.models.cache import cache_root
+
+SOURCE = Path(__file__).with_name("kernels.c")
+COMPILER = "gcc"
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
+
+_POINTER, _COUNT = ctypes.c_void_p, ctypes.c_long
+_LINEAR = (_POINTER, _COUNT, _COUNT, _POINTER, _POINTER, _COUNT)
+_DECODE = (*(_POINTER,) * 5, _COUNT, *(_POINTER,) * 2, *(_COUNT,) * 4, ctypes.c_float, _POINTER)
+FUNCTIONS = {"linear": _LINEAR, "decode_float": _DECODE, "decode_half": _DECODE}
+"""Their arguments; what they mean says `kernels.c`."""
+
+
+@functools.cache
+def kernels() -> ctypes.CDLL:
+    """The functions, ready to be called.
+
+    Raises:
+        RuntimeError: the compiler is missing or failed, with what it said and the remedy.
+    """
+    library = ctypes.CDLL(str(_compiled()))
+    for name, arguments in FUNCTIONS.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, None
+    return library
+
+
+def _compiled() -> Path:
+    """The library, compiled unless one of the same source, flags and processor is there."""
+    made_of = "\n".join((SOURCE.read_text(), *FLAGS, platform.machine(), _processor()))
+    name = f"kernels-{hashlib.blake2b(made_of.encode(), digest_size=8).hexdigest()}.so"
+    path = cache_root() / name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".kernels-") as folder:
+            made = Path(folder) / name
+            _compile(made)
+            os.replace(made, path)
+    return path
+
+
+def _compile(into: Path) -> None:
+    command = [COMPILER, *FLAGS, "-o", str(into), str(SOURCE)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise RuntimeError(f"{COMPILER} is missing; apt-get install gcc") from error
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr.strip()}")
+
+
+def _processor() -> str:
+    """What tells processors apart for which the compiler makes other code."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    wanted = ("model name", "flags", "CPU part", "Features")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
