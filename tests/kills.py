@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -16,7 +17,7 @@ import psutil
 
 from pdcache.plan import Plan
 from tests.cluster_tools import Shell, tree_of, wait_for
-from tests.load import Load, wrong_tokens
+from tests.load import Load, Turn, wrong_tokens
 
 STOPPED_S = 15.0
 RECOVERY_LIMIT_S = 90.0
@@ -125,6 +126,10 @@ class Bench:
             if kind in STORE:
                 load.wait_for_turns(18)
             load.wait_for_turns(9)
+            wait_for(
+                lambda: bool(_reusing(load.done, recovered_s)), "turns that can reuse",
+                limit_s=RECOVERY_LIMIT_S,
+            )  # fmt: skip
         self._judge(outcome, load, struck_s, recovered_s)
         outcome.reasons = self._degraded_since(first_event)
         wait_for(self.is_up, "the cluster to be UP again", limit_s=RECOVERY_LIMIT_S)
@@ -144,13 +149,8 @@ class Bench:
         during = _ttfts(turn for turn in turns if struck_s - 1 < turn.ended_s < recovered_s + 5)
         if during:
             outcome.ttft_above_s = max(during) - normal
-        later = [t for t in turns if t.turn > 1 and t.began_s > recovered_s and not t.error]
-        # A dialogue's first turn after a flush writes its pages again; reuse is back after it.
-        first = {session: min(t.began_s for t in later if t.session == session)
-                 for session in {t.session for t in later}}  # fmt: skip
-        again = [t for t in later if t.began_s > first[t.session]]
-        if again:
-            outcome.reuse = sum(t.cached for t in again) / sum(t.ceiling for t in again)
+        again = _reusing(turns, recovered_s)
+        outcome.reuse = sum(t.cached for t in again) / sum(t.ceiling for t in again)
 
     def _victim(self, kind: str) -> tuple[str | None, list[int]]:
         """The address the gateway has of it, if it has one, and its pids."""
@@ -205,6 +205,17 @@ class Bench:
             for event in events
             if event["number"] > number and event["kind"] in kinds
         ]
+
+
+def _reusing(turns: Sequence[Turn], recovered_s: float) -> list[Turn]:
+    """Turns after a recovery that should find all before them again.
+
+    A dialogue's first turn after a flush writes its pages again; reuse is back after it.
+    """
+    later = [t for t in turns if t.turn > 1 and t.began_s > recovered_s and not t.error]
+    first = {session: min(t.began_s for t in later if t.session == session)
+             for session in {t.session for t in later}}  # fmt: skip
+    return [t for t in later if t.began_s > first[t.session]]
 
 
 def _ttfts(turns: Any) -> list[float]:
