@@ -46,8 +46,13 @@ def command(
     concurrency: int,
     headers: Mapping[str, str],
     extra: Mapping[str, Any],
+    rate: float | None = None,
 ) -> tuple[list[str], dict[str, str]]:
-    """Command line and environment of a run over the chat endpoint; results go to `folder`."""
+    """Command line and environment of a run over the chat endpoint; results go to `folder`.
+
+    Without a `rate`, the most turns a second, aiperf's timing manager waits for its next turn in a
+    loop that takes a core.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     workload = folder / "workload.jsonl"
     workload.write_text("".join(f"{json.dumps(_conversation(own))}\n" for own in sessions))
@@ -62,6 +67,8 @@ def command(
         "--no-gpu-telemetry", "--no-server-metrics", "--artifact-dir", str(folder / "out"),
         "--extra-inputs", json.dumps({"temperature": 0, "ignore_eos": True, **extra}),
     ]  # fmt: skip
+    if rate is not None:
+        words += ["--request-rate", str(rate), "--request-rate-mode", "constant"]
     for name, value in headers.items():
         words += ["--header", f"{name}:{value}"]
     home = folder / "hf"

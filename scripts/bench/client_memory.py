@@ -77,12 +77,13 @@ def measure(spec: ReplaySpec, url: str, folder: Path) -> tuple[list[float], int,
     own = psutil.Process()
     samples: list[float] = []
     done = 0
+    tenth = spec.planned // 10
 
     def look(event: ReplayEvent) -> None:
         nonlocal done
         if isinstance(event, TurnDone):
             done += 1
-            if done % (spec.planned // 10) == 0:
+            if done % tenth == 0:
                 samples.append(own.memory_info().rss / 1e6)
 
     begin = time.monotonic()
