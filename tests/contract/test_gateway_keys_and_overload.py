@@ -40,8 +40,9 @@ def workers() -> Iterator[StandInWorkers]:
 @pytest.fixture
 def gateway(tmp_path: Path, workers: StandInWorkers) -> Iterator[Process]:
     """The gateway of a plan with both workers behind it; two requests at a time, one waits."""
+    port = next(port for port in range(20900, 21000) if port_of_this_process(port))
     topology = shipped(
-        "full_offload", f"gateway.port={free_port()}", "gateway.max_concurrent_requests=2",
+        "full_offload", f"gateway.port={port}", "gateway.max_concurrent_requests=2",
         "gateway.queue_size=1", "gateway.queue_timeout_s=1",
     )  # fmt: skip
     facts = Facts(
