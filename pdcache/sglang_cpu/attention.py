@@ -15,10 +15,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from pdcache.sglang_cpu.memory import Selector, selector
-from pdcache.sglang_cpu.native import kernels
-
-LANES = 16
-"""Numbers that `kernels.c` takes at a time; heads are whole multiples."""
+from pdcache.sglang_cpu.native import LANES, kernels
 
 
 @dataclass(frozen=True)
@@ -111,7 +108,7 @@ def plan_decode(req_to_token: torch.Tensor, rows: torch.Tensor, lengths: torch.T
     """A step of one new token each; lengths have the new one included."""
     longest = -(-int(lengths.max()) // LANES) * LANES
     return Decode(
-        req_to_token.contiguous(),
+        req_to_token.int().contiguous(),
         rows.long().contiguous(),
         lengths.long().contiguous(),
         torch.empty(4 * longest, dtype=torch.float32),
@@ -140,11 +137,11 @@ def decode_attention(
     count, heads, dim = query.shape
     attended = torch.empty(query.shape, dtype=torch.float32)
     asked = query.float().contiguous()
-    half = k_cache.dtype == torch.bfloat16
-    (kernels().decode_half if half else kernels().decode_float)(
-        asked.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(), attended.data_ptr(),
-        requests.table.data_ptr(), requests.table.shape[1], requests.rows.data_ptr(),
-        requests.lengths.data_ptr(), count, heads, k_cache.shape[1], dim,
+    kernels().decode(
+        asked.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(),
+        k_cache.dtype == torch.bfloat16, attended.data_ptr(), requests.table.data_ptr(),
+        requests.table.shape[1], requests.rows.data_ptr(), requests.lengths.data_ptr(),
+        count, heads, k_cache.shape[1], dim,
         1 / math.sqrt(dim) if scaling is None else scaling, requests.scores.data_ptr(),
     )  # fmt: skip
     return attended.to(query.dtype)

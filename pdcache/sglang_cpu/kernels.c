@@ -154,7 +154,7 @@ INLINE void scores_of(const float *query, const void *keys, long from, int half,
 
 /* Scores become weights that sum to one; positions from `length` to `width` become 0. */
 INLINE void softmax(float *scores, long length, long width) {
-  float most = scores[0], total;
+  float most = scores[0];
   floats sums = {0};
   for (long at = 1; at < length; at++) most = scores[at] > most ? scores[at] : most;
   for (long at = length; at < width; at++) scores[at] = -INFINITY;
@@ -163,8 +163,8 @@ INLINE void softmax(float *scores, long length, long width) {
     *(floats *)(scores + at) = weights;
     sums += weights;
   }
-  total = 1 / sum(sums);
-  for (long at = 0; at < width; at += LANES) *(floats *)(scores + at) = load(scores + at) * total;
+  float part = 1 / sum(sums);
+  for (long at = 0; at < width; at += LANES) *(floats *)(scores + at) = load(scores + at) * part;
 }
 
 /* The weighted sum of values over `parts` x LANES of the dimensions. */
@@ -205,10 +205,10 @@ INLINE void attend(const float *query, const void *keys, const void *values, lon
            scores, out + at); \
     break;
 
-INLINE void decode(const float *query, const void *keys, const void *values, int half, float *out,
-                   const int32_t *table, long positions, const int64_t *rows,
-                   const int64_t *lengths, long requests, long heads, long kv_heads, long dim,
-                   float scale, float *scores) {
+INLINE void decode_of(const float *query, const void *keys, const void *values, int half,
+                      float *out, const int32_t *table, long positions, const int64_t *rows,
+                      const int64_t *lengths, long requests, long heads, long kv_heads, long dim,
+                      float scale, float *scores) {
   long share = heads / kv_heads, stride = kv_heads * dim;
   for (long request = 0; request < requests; request++) {
     const int32_t *slots = table + rows[request] * positions;
@@ -228,21 +228,17 @@ INLINE void decode(const float *query, const void *keys, const void *values, int
 
 /* One new token of each request attends to its sequence.
 
-   query, out: [requests][heads][dim]; keys, values: [slots][kv_heads][dim] of float32 or bfloat16;
-   table: [rows][positions] of slots; rows, lengths: [requests]; dim in whole LANES;
+   query, out: [requests][heads][dim]; keys, values: [slots][kv_heads][dim] of float32, or of
+   bfloat16 if `half`; table: [rows][positions] of slots; rows, lengths: [requests]; dim in whole LANES;
    scores: room for four times the longest, each filled up to LANES. */
-void decode_float(const float *query, const void *keys, const void *values, float *out,
-                  const int32_t *table, long positions, const int64_t *rows,
-                  const int64_t *lengths, long requests, long heads, long kv_heads, long dim,
-                  float scale, float *scores) {
-  decode(query, keys, values, 0, out, table, positions, rows, lengths, requests, heads, kv_heads,
-         dim, scale, scores);
-}
-
-void decode_half(const float *query, const void *keys, const void *values, float *out,
-                 const int32_t *table, long positions, const int64_t *rows,
-                 const int64_t *lengths, long requests, long heads, long kv_heads, long dim,
-                 float scale, float *scores) {
-  decode(query, keys, values, 1, out, table, positions, rows, lengths, requests, heads, kv_heads,
-         dim, scale, scores);
+void decode(const float *query, const void *keys, const void *values, int half, float *out,
+            const int32_t *table, long positions, const int64_t *rows, const int64_t *lengths,
+            long requests, long heads, long kv_heads, long dim, float scale, float *scores) {
+#define DECODE(half) \
+  decode_of(query, keys, values, half, out, table, positions, rows, lengths, requests, heads, \
+            kv_heads, dim, scale, scores)
+  if (half)
+    DECODE(1);
+  else
+    DECODE(0);
 }

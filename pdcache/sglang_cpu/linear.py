@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pdcache.sglang_cpu.native import kernels
+from pdcache.sglang_cpu.native import LANES, kernels
 from pdcache.sglang_cpu.targets import Target
 
 LINEAR = "sglang.srt.layers.quantization.unquant"
@@ -40,9 +40,10 @@ FEW_ROWS = 32
 """With more rows oneDNN is as fast as `kernels.c`, or faster."""
 
 PACKED = "pdcache_packed"
-"""The attribute of a layer, and of the head, that has its `Packed`."""
+"""The attribute of a layer that has its `Packed`."""
 
-_LANES = 16
+PACKED_HEAD = "pdcache_packed_head"
+"""The attribute of the head that has its weight, that weight's version, and its `Packed`."""
 
 
 class Packed(NamedTuple):
@@ -82,8 +83,8 @@ def _halves(weight: torch.Tensor) -> torch.Tensor | None:
     short = weight.bfloat16()
     if not torch.equal(short.float(), weight):
         return None
-    full = torch.nn.functional.pad(short.view(torch.int16), (0, 0, 0, -outputs % (2 * _LANES)))
-    lower, upper = full.view(-1, 2, _LANES, inputs).int().unbind(1)
+    full = torch.nn.functional.pad(short.view(torch.int16), (0, 0, 0, -outputs % (2 * LANES)))
+    lower, upper = full.view(-1, 2, LANES, inputs).int().unbind(1)
     return ((lower & 0xFFFF) | (upper << 16)).transpose(1, 2).contiguous()
 
 
@@ -101,7 +102,8 @@ def packed_linear(
 ) -> torch.Tensor:
     """`torch.nn.functional.linear` of `rows` [..., inputs] with a weight from `pack`."""
     count = rows.numel() // rows.shape[-1]
-    if packed.halves is not None and rows.dim() == 2 and 0 < count <= FEW_ROWS:
+    few = rows.dim() == 2 and rows.dtype == torch.float32 and 0 < count <= FEW_ROWS
+    if few and packed.halves is not None:
         result = _few_rows(rows.contiguous(), packed.halves, packed.dense.shape[0])
         return result if bias is None else result.add_(bias)
     if rows.dim() == 2 and 0 < count < LEAST_ROWS:
@@ -178,9 +180,9 @@ def _packed_head(lm_head: Any) -> Packed | None:
     weight = getattr(lm_head, "weight", None)
     if weight is None or not packable(weight):
         return None
-    kept = lm_head.__dict__.get(PACKED)
+    kept = lm_head.__dict__.get(PACKED_HEAD)
     if kept is None or kept[0] is not weight or kept[1] != weight._version:
         kept = (weight, weight._version, pack(weight))
-        lm_head.__dict__[PACKED] = kept
+        lm_head.__dict__[PACKED_HEAD] = kept
     packed: Packed = kept[2]
     return packed

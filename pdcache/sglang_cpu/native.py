@@ -17,10 +17,16 @@ SOURCE = Path(__file__).with_name("kernels.c")
 COMPILER = "gcc"
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
 
+LANES = 16
+"""Numbers that `kernels.c` takes at a time."""
+
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_long
 _LINEAR = (_POINTER, _COUNT, _COUNT, _POINTER, _POINTER, _COUNT)
-_DECODE = (*(_POINTER,) * 5, _COUNT, *(_POINTER,) * 2, *(_COUNT,) * 4, ctypes.c_float, _POINTER)
-FUNCTIONS = {"linear": _LINEAR, "decode_float": _DECODE, "decode_half": _DECODE}
+_DECODE = (
+    *(_POINTER,) * 3, ctypes.c_int, *(_POINTER,) * 2, _COUNT, *(_POINTER,) * 2, *(_COUNT,) * 4,
+    ctypes.c_float, _POINTER,
+)  # fmt: skip
+FUNCTIONS = {"linear": _LINEAR, "decode": _DECODE}
 """Their arguments; what they mean says `kernels.c`."""
 
 

@@ -276,13 +276,13 @@ sys.path.insert(0, BENCH)
 from sglang_in_process import stock_and_lane
 from pdcache.models import resolve_model
 from pdcache.sglang_cpu.decoder import PLAIN
-from pdcache.sglang_cpu.linear import PACKED
+from pdcache.sglang_cpu.linear import PACKED, PACKED_HEAD
 stock, lane = stock_and_lane(resolve_model("tiny-random"), ["float32"], ["float32"], 1024)
 for peer in (stock, lane):
     peer.greedy([[5, 6, 7]], 0, 2)
     model = peer._runner.torch_runner.model
     linear = model.model.layers[0].mlp.down_proj
-    print(len(model.model.__dict__.get(PLAIN, ())), PACKED in model.lm_head.__dict__,
+    print(len(model.model.__dict__.get(PLAIN, ())), PACKED_HEAD in model.lm_head.__dict__,
           PACKED in linear.__dict__ and linear.weight.is_mkldnn,
           linear.weight.weight_loader is not None)
 """

@@ -31,6 +31,12 @@ def test_rows_that_do_not_lie_together_are_taken():
     torch.testing.assert_close(packed_linear(x, pack(weight)), linear(x, weight))
 
 
+def test_rows_of_another_dtype_are_refused_rather_than_misread():
+    packed = pack(torch.randn(8, 4).bfloat16().float())
+    with pytest.raises(RuntimeError):
+        packed_linear(torch.randn(2, 4).bfloat16(), packed)
+
+
 def test_no_rows_and_more_dimensions_are_taken():
     packed = pack(torch.randn(96, 64))
     assert packed_linear(torch.randn(0, 64), packed).shape == (0, 96)
