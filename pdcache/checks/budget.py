@@ -16,6 +16,8 @@ GPU_FRACTION = 0.85
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
 # Measured PSS on the CPU lane with the tiny model, and rounded up: interpreter, torch, SGLang.
 SERVER_BYTES = int(1.0 * GIB)
+HALF_BYTES = 2
+"""For each parameter the CPU lane keeps the upper half of a float32 a second time, at most."""
 HOLDER_BYTES = 64 << 20
 MASTER_BYTES = 64 << 20
 GATEWAY_BYTES = 128 << 20
@@ -133,7 +135,10 @@ def _server(topology: Topology, facts: Facts, role: Role) -> tuple[dict[str, int
     l1 = l1_tokens(topology, facts, role, settings)
     if topology.device == "cpu":
         if view is not None:
-            parts["weights"] = view.parameters * DTYPE_BYTES[settings["dtype"].value]
+            dtype = settings["dtype"].value
+            parts["weights"] = view.parameters * DTYPE_BYTES[dtype]
+            if dtype == "float32":
+                parts["weights for few rows"] = view.parameters * HALF_BYTES
         parts["L1"] = (l1 or 0) * per_token * count
     worker_segment = int(getattr(topology.store, "worker_segment_gb", 0) * 1e9)
     if worker_segment and "hicache_storage_backend" in settings:

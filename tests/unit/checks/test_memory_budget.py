@@ -50,10 +50,12 @@ def test_every_part_of_a_small_full_offload_cluster() -> None:
     assert {name: found[name] for name in found if name.startswith(("prefill", "decode"))} == {
         "prefill-0 process": SERVER_BYTES,
         "prefill-0 weights": WEIGHTS,
+        "prefill-0 weights for few rows": WEIGHTS // 2,
         "prefill-0 L1": 8192 * TOKEN,
         "prefill-0 L2": (16384 + 64) * TOKEN,
         "decode-0 process": SERVER_BYTES,
         "decode-0 weights": WEIGHTS,
+        "decode-0 weights for few rows": WEIGHTS // 2,
         "decode-0 L1": 8192 * TOKEN,
         "decode-0 offload staging": (2048 + 64) * TOKEN,
     }
