@@ -14,14 +14,16 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any
 
 import httpx
 
 from pdcache.errors import ClusterError
 from pdcache.plan import Plan
 from pdcache.replay.client import GenerateClient, GenerateRequest
-from pdcache.sglang.generate import request_body, through_gateway
+from pdcache.sglang.generate import Generation, request_body, through_gateway
 from pdcache.topology import Mode
+from tests.answers import difference
 
 FIRST, QUESTION, ANSWER, TURNS = 90, 20, 24, 6
 SLOW_S = 30.0
@@ -178,13 +180,14 @@ async def _wrong(plan: Plan, turns: list[Turn], limit_s: float, at_once: int) ->
         timeout=limit_s, trust_env=False, limits=httpx.Limits(keepalive_expiry=2.0)
     ) as client:
 
+        async def ask(body: dict[str, Any]) -> Generation:
+            return await through_gateway(client, plan.endpoint, model, body)
+
         async def compare(turn: Turn) -> None:
             async with gate:
-                body = request_body(turn.prompt, ANSWER, cache_salt=secrets.token_hex(8))
-                plain = await through_gateway(client, plan.endpoint, model, body)
-                assert plain.cached == 0
-                if plain.output_ids != turn.answer:
-                    wrong.append(f"session {turn.session} turn {turn.turn}")
+                told = await difference(ask, plan.dtype, turn.prompt, turn.answer)
+                if told is not None:
+                    wrong.append(f"session {turn.session} turn {turn.turn}: {told}")
 
         await asyncio.gather(*(compare(turn) for turn in turns))
     return wrong

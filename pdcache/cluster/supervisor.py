@@ -6,10 +6,13 @@ FD is one end of a socket pair whose other end the owner holds: end of file mean
 gone, kill -9 included. FD -1 means no owner: only a signal ends the tree. Reports on FD, a JSON
 line each: ``{"supervisor": pid, "pid": pid}`` after the start, ``{"exit": code}`` at the end.
 
-Why its shape: with an owner it forks twice and starts a session, because a Ray worker kills its
-direct children when it exits and the raylet kills a worker's process group. It is a child
-subreaper, so daemonised grandchildren come to it and are found. The head of the tree gets SIGKILL
-from the kernel if the supervisor itself is killed. Standard library only, so it starts in 30 ms.
+Why its shape: with an owner it forks twice and leaves the process group, because a Ray worker kills
+its direct children when it exits and the raylet kills a worker's process group. It stays in the
+session, for Linux shares the cores between sessions first (sched(7), autogroup): one that is busy
+on a core then starves its own threads on another, for a second and more, and Mooncake's clients are
+busy while they wait for a holder. It is a child subreaper, so daemonised grandchildren come to it
+and are found. The head of the tree gets SIGKILL from the kernel if the supervisor itself is killed.
+Standard library only, so it starts in 30 ms.
 """
 
 from __future__ import annotations
@@ -175,7 +178,7 @@ def _report(owner: socket.socket | None, message: dict[str, object]) -> None:
 
 def _prepare_child() -> None:
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.setsid()
+    os.setpgid(0, 0)
 
 
 def _send(pids: list[int], number: int) -> None:
@@ -193,7 +196,7 @@ def main() -> None:
         os.set_inheritable(owner.fileno(), False)
         if os.fork():
             os._exit(0)
-        os.setsid()
+        os.setpgid(0, 0)
         if os.fork():
             os._exit(0)
     supervise(owner, grace_s, command)

@@ -35,7 +35,7 @@ ATTENTION_BACKEND = "pdcache_cpu"
 """The name under which the plugin registers the lane's attention with SGLang."""
 
 DEFAULT_DTYPE = "float32"
-"""Faster than bfloat16 on a CPU without AMX, and free of near-ties between batches."""
+"""On a CPU without AMX faster than bfloat16 but for long prompts, and nearly free of near-ties."""
 
 SERVER_FLAGS: Mapping[str, str | bool] = MappingProxyType(
     {

@@ -49,6 +49,7 @@ def _apply() -> None:
         pd_sender,
         pinning,
         processes,
+        waiting,
     )
 
     pinning.set_host_reserve()
@@ -59,5 +60,6 @@ def _apply() -> None:
     if not os.environ.get(STOCK_LAYERS_ENV):
         linear.install()
         decoder.install()
+        waiting.pause_between_looks()
     pd_sender.send_plain_indices()
     processes.fork_children()

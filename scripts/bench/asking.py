@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from stacks import Stack
+from stacks import MODEL, Stack
 
 from pdcache.replay.client import Answer, GenerateClient, GenerateRequest
 
@@ -38,7 +38,7 @@ def ask(stack: Stack, prompts: Sequence[Sequence[int]], tokens: int, cached: int
     async def together() -> list[Answer]:
         async with GenerateClient(stack.url, timeout_s=600) as client:
             return await asyncio.gather(
-                *(client.generate(GenerateRequest(prompt, tokens)) for prompt in prompts)
+                *(client.generate(request(prompt, tokens)) for prompt in prompts)
             )
 
     answers = asyncio.run(together())
@@ -48,6 +48,11 @@ def ask(stack: Stack, prompts: Sequence[Sequence[int]], tokens: int, cached: int
         if answer.cached.total != cached:
             raise RuntimeError(f"{stack.name}: {answer.cached}, not {cached} tokens cached")
     return answers
+
+
+def request(prompt: Sequence[int], tokens: int) -> GenerateRequest:
+    """A request that a gateway takes, which wants the model's name."""
+    return GenerateRequest(prompt, tokens, extra={"model": MODEL})
 
 
 def ttft_s(answer: Answer) -> float:

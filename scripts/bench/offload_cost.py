@@ -21,11 +21,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from asking import PAGE, Prompts
+from asking import PAGE, Prompts, request
 from stacks import ROOT, Stack, by_pdcache
 
 from pdcache.models import resolve_model
-from pdcache.replay.client import GenerateClient, GenerateRequest
+from pdcache.replay.client import GenerateClient
 
 DIALOGUES, TURNS, SHORTEST, LONGEST = 4, 3, 64, 160
 LIMIT = 1.03
@@ -63,7 +63,7 @@ def tpot_s(stack: Stack, prompts: Prompts, lengths: random.Random) -> float:
     async def dialogue(client: GenerateClient, answers: list[int]) -> list[float]:
         gaps: list[float] = []
         for tokens in answers:
-            answer = await client.generate(GenerateRequest(prompts.fresh(PAGE // 2), tokens))
+            answer = await client.generate(request(prompts.fresh(PAGE // 2), tokens))
             if answer.error is not None:
                 raise RuntimeError(f"{stack.name}: {answer.error}")
             gaps += answer.gaps_s

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 PDCACHE = str(Path(sys.executable).with_name("pdcache"))
 TOPOLOGY = "topologies/full_offload.yaml"
+MODEL = "smollm2-135m"
 UP_LIMIT_S = 600.0
 
 
@@ -69,7 +71,7 @@ def by_pdcache(home: Path, *sets: str, verify: bool = False) -> Iterator[Stack]:
         begin = time.monotonic()
         _pdcache(home, "up", TOPOLOGY, *words)
         took_s = time.monotonic() - begin
-        yield _stack("pdcache", home, _laid(sets, port), _url(port), took_s)
+        yield _running("pdcache", home, _url(port), took_s)
     finally:
         _pdcache(home, "down", "--all")
 
@@ -103,7 +105,7 @@ def by_hand(
         else:
             raise RuntimeError(f"{script} did not come up")
         took_s = time.monotonic() - begin
-        yield _stack(name, home, words, _url(port), took_s)
+        yield _planned(name, home, words, _url(port), took_s)
     finally:
         running.send_signal(signal.SIGTERM)
         running.wait(60)
@@ -117,7 +119,21 @@ def free_port() -> int:
         return port
 
 
-def _stack(name: str, home: Path, words: Sequence[str], url: str, took_s: float) -> Stack:
+def _running(name: str, home: Path, url: str, took_s: float) -> Stack:
+    """What runs may have other ports than a plan that is made now."""
+    workers = {
+        one["name"]: one for one in json.loads(_pdcache(home, "status", "--json"))["workers"]
+    }
+    prefills = [one for one in workers.values() if one["role"] == "prefill"]
+    keys_file = psutil.Process(prefills[0]["pid"]).environ()["PDCACHE_KEYS_FILE"]
+    master = psutil.Process(workers["store-master"]["pid"]).cmdline()
+    (port,) = (word.split("=")[1] for word in master if word.startswith("--metrics_port="))
+    urls = tuple(one["url"] for one in prefills)
+    admin = json.loads(Path(keys_file).read_text())["admin"]
+    return Stack(name, url, urls, admin, f"{_url(int(port))}/metrics", took_s)
+
+
+def _planned(name: str, home: Path, words: Sequence[str], url: str, took_s: float) -> Stack:
     plan: dict[str, Any] = json.loads(_pdcache(home, "plan", TOPOLOGY, *words[:-2], "--json"))
     keys = json.loads(Path(plan["processes"][-1]["env"]["PDCACHE_KEYS_FILE"]).read_text())
     manifest = json.loads(Path(plan["manifest"]).read_text())

@@ -404,3 +404,23 @@ def test_the_engine_forks_its_children_and_uses_the_rest_of_multiprocessing_as_i
         "print(engine.mp.Process._start_method, engine.mp.Pipe is multiprocessing.Pipe, calls > 2)"
     )
     assert printed(code) == "fork True True"
+
+
+def test_a_scheduler_that_waits_pauses_and_an_idle_one_does_not():
+    code = """
+from sglang.srt.managers.scheduler import Scheduler
+class Waits(Scheduler):
+    def __init__(self, idle):
+        self.idle = idle
+Scheduler.on_idle = lambda self: looks.append(self.idle)
+Scheduler.is_fully_idle = lambda self: self.idle
+from sglang.srt.plugins import load_plugins
+load_plugins()
+from pdcache.sglang_cpu import waiting
+looks, pauses = [], []
+waiting.time = type("", (), {"sleep": pauses.append})
+for idle in (True, False):
+    Waits(idle).on_idle()
+print(looks, pauses)
+"""
+    assert printed(code) == "[True, False] [0.001]"

@@ -121,6 +121,15 @@ def test_an_owner_killed_with_sigkill_takes_the_whole_tree_with_it(tmp_path: Pat
         until("the tree is gone", lambda: all_gone([*pids, supervisor]))
 
 
+def test_all_of_a_node_is_one_session_for_linux_shares_cores_between_sessions(
+    start: Start,
+) -> None:
+    process = start("exec sleep 1000")
+    own = (process.supervisor_pid, process.pid)
+    assert {os.getsid(pid) for pid in own} == {os.getsid(0)}
+    assert len({os.getpgid(pid) for pid in (0, *own)}) == 3
+
+
 def test_an_owner_that_ends_by_itself_takes_the_whole_tree_with_it(tmp_path: Path) -> None:
     with an_owner(tmp_path) as (owner, supervisor, pids):
         assert owner.stdin is not None

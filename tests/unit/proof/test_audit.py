@@ -99,7 +99,9 @@ def test_other_tokens_with_reuse_are_wrong(audit_of: Auditing) -> None:
     result = audit_of(cluster, PROMPT, PROMPT)
     assert not result.audited
     assert [sample.tokens_equal for sample in result.samples] == [False, False]
-    assert {sample.evidence for sample in result.samples} == {"tokens differ from position 1 on"}
+    assert {sample.evidence for sample in result.samples} == {
+        "tokens differ from position 1 on (logprob gap 1)"
+    }
     for text in result.wrong():
         assert re.match(r"audit: prefill-[01] -> decode-0: 136 prompt tokens, \d+/0/\d+ from", text)
 
@@ -122,7 +124,7 @@ def test_a_near_tie_in_sixteen_bits_is_equal(audit_of: Auditing) -> None:
     cluster.top2_gap = 1.0
     result = audit_of(cluster)
     assert not result.audited
-    assert result.samples[0].evidence == "tokens differ from position 1 on (logprob gap 1.000)"
+    assert result.samples[0].evidence == "tokens differ from position 1 on (logprob gap 1)"
 
 
 def test_without_reuse_nothing_is_compared_and_nothing_is_audited(audit_of: Auditing) -> None:

@@ -178,28 +178,23 @@ def test_kv_that_gives_other_tokens_is_found_however_many_were_read(proof_of: Pr
 
 
 @pytest.mark.parametrize(
-    ("gap", "proved", "said"),
+    ("dtype", "gap", "proved", "said"),
     [
-        (0.01, True, "tokens equal up to a near-tie at 5 (logprob gap 0.010)"),
-        (0.5, False, "tokens differ from position 5 on (logprob gap 0.500)"),
+        ("bfloat16", 0.01, True, "tokens equal up to a near-tie at 5 (logprob gap 0.01)"),
+        ("bfloat16", 0.5, False, "tokens differ from position 5 on (logprob gap 0.5)"),
+        ("float32", 0.0001, True, "tokens equal up to a near-tie at 5 (logprob gap 0.0001)"),
+        ("float32", 0.01, False, "tokens differ from position 5 on (logprob gap 0.01)"),
     ],
 )
-def test_in_16_bits_only_a_near_tie_may_differ(
-    proof_of: Prove, gap: float, proved: bool, said: str
+def test_only_a_near_tie_of_the_dtype_may_differ(
+    proof_of: Prove, dtype: str, gap: float, proved: bool, said: str
 ) -> None:
-    cluster = full("model.dtype=bfloat16")
+    cluster = full(f"model.dtype={dtype}")
     cluster.spoil = lambda answer: [*answer[:5], *(token + 1 for token in answer[5:])]
     cluster.top2_gap = gap
     proof = proof_of(cluster)
     assert proof.proved is proved
     assert all(said in canary.evidence for canary in proof.canaries)
-
-
-def test_in_32_bits_a_near_tie_is_no_excuse(proof_of: Prove) -> None:
-    cluster = full()
-    cluster.spoil = lambda answer: [token + 1 for token in answer]
-    cluster.top2_gap = 0.0
-    assert not proof_of(cluster).proved
 
 
 def test_a_cache_that_ignores_the_salt_leaves_nothing_to_compare_with(proof_of: Prove) -> None:
