@@ -28,7 +28,7 @@ test-fast: setup ## Run the unit tests only
 
 soak: setup ## Every fault, 24 cycles of up and down, 30 minutes of random kills (an hour and a half)
 	@$(PYTHON_VENV) -m pytest -m "soak or not soak" tests/faults tests/cluster/live_changes \
-		tests/cluster/test_without_the_key.py
+		tests/cluster/test_without_the_key.py tests/cluster/test_storage_backends.py
 	@$(PYTHON_VENV) scripts/soak.py
 
 matrix: setup ## Prove every storage backend, mode and layout (an hour); writes docs/matrix.md

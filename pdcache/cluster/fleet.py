@@ -40,6 +40,7 @@ class Fleet:
         self._actors: dict[str, Any] = {}
         self._seen: dict[str, tuple[TreeState, Silence]] = {}
         self._starting: dict[str, asyncio.Lock] = {}
+        self._placing: dict[str, asyncio.Lock] = {}
         self._temp = self._logs = ""
         self.statuses: dict[str, ProcessStatus] = {}
 
@@ -264,13 +265,25 @@ class Fleet:
             self.statuses[name].state = ProcessState.STOPPED
         return [name for name, ok in zip(names, ended, strict=True) if not ok]
 
+    async def place(self, process: Process) -> None:
+        """Create the actor of a process, which takes a second, before the process is started.
+
+        Raises:
+            ClusterError: Ray did not place it.
+        """
+        await self._actor(process)
+
     async def _actor(self, process: Process) -> Any:
         """The living actor of a process, created when there is none."""
+        async with self._placing.setdefault(process.name, asyncio.Lock()):
+            if process.name not in self._actors:
+                self._actors[process.name] = await self._new_actor(process)
+            return self._actors[process.name]
+
+    async def _new_actor(self, process: Process) -> Any:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        if process.name in self._actors:
-            return self._actors[process.name]
         options: dict[str, Any] = {
             "name": process.name, "lifetime": "detached", "max_restarts": 0,
             "num_cpus": 0, "num_gpus": process.gpus, "get_if_exists": True,
@@ -298,7 +311,6 @@ class Fleet:
                 where=process.name,
                 remedy=f"It asks for {process.gpus} GPUs on {process.address}; see `ray status`.",
             ) from None
-        self._actors[process.name] = actor
         return actor
 
     async def _call(self, reference: Any) -> Any:

@@ -79,6 +79,7 @@ def start_head(
     )  # fmt: skip
     record.save()
     deadline = time.monotonic() + limit_s
+    _import_ray(record)  # a second of this process, while the head needs several
     while STARTED not in (text := log.read_text(errors="replace")):
         if head.poll() is not None or time.monotonic() > deadline:
             text = log.read_text(errors="replace")
@@ -123,10 +124,7 @@ def connect(record: Record, *, limit_s: float) -> Any:
     """
     host, _, port = record.address.removeprefix("ray://").rpartition(":")
     _reach(host, int(port), record, limit_s)
-    os.environ.update(cluster_environment(record.id, record.token_file))
-    os.environ.pop("RAY_ADDRESS", None)
-    import ray
-
+    ray = _import_ray(record)
     if ray.is_initialized():
         return ray
     messages_to_stderr()
@@ -141,6 +139,15 @@ def connect(record: Record, *, limit_s: float) -> Any:
             remedy="Check that it runs the same Ray version and, with token auth, that "
             "RAY_AUTH_TOKEN_PATH names its token.",
         ) from None
+    return ray
+
+
+def _import_ray(record: Record) -> Any:
+    """Ray, which reads from the environment how this cluster wants it."""
+    os.environ.update(cluster_environment(record.id, record.token_file))
+    os.environ.pop("RAY_ADDRESS", None)
+    import ray
+
     return ray
 
 

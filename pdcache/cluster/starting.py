@@ -18,23 +18,39 @@ async def bring_up(live: Live) -> None:
         ClusterError: a process failed, or the store or the gateway did not answer.
     """
     plan = live.plan
-    for wave in sorted({process.wave for process in plan.processes}):
-        members = [process for process in plan.processes if process.wave == wave]
-        if wave >= STORE_CLIENT_WAVE:
-            await live.wait_store()
-        if any(process.role is Role.GATEWAY for process in members):
-            await live.publish()
-        starts = [
-            asyncio.create_task(live.start(process))
-            for process in members
-            if live.status(process.name).state is not ProcessState.HEALTHY
-        ]
-        try:
-            await asyncio.gather(*starts)
-        finally:
-            for start in starts:
-                start.cancel()
+    # An actor that cannot be placed is an error where its process is to start.
+    early = [asyncio.create_task(live.fleet.place(process)) for process in _missing(live)]
+    placing = asyncio.gather(*early, return_exceptions=True)
+    try:
+        for wave in sorted({process.wave for process in plan.processes}):
+            if wave >= STORE_CLIENT_WAVE:
+                await live.wait_store()
+            if wave == plan.role(Role.GATEWAY)[0].wave:
+                await live.publish()
+            await _start_all(live, [one for one in _missing(live) if one.wave == wave])
+    finally:
+        placing.cancel()
     await live.wait_registered(workers(plan), plan.role(Role.GATEWAY)[0].start_s)
+
+
+def _missing(live: Live) -> list[Process]:
+    """The processes that are not there yet, the first ones to start first."""
+    missing = [
+        process
+        for process in live.plan.processes
+        if live.status(process.name).state is not ProcessState.HEALTHY
+    ]
+    return sorted(missing, key=lambda process: process.wave)
+
+
+async def _start_all(live: Live, processes: list[Process]) -> None:
+    """Start them in parallel; the first one that fails stops the others' waiting."""
+    starts = [asyncio.create_task(live.start(process)) for process in processes]
+    try:
+        await asyncio.gather(*starts)
+    finally:
+        for start in starts:
+            start.cancel()
 
 
 def workers(plan: Plan) -> list[Process]:

@@ -29,7 +29,7 @@ def write_report(folder: str | Path, slo: Slo | None = None) -> Report:
     report = build_report(run, slo)
     try:
         (path / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        (path / PAGE_FILE).write_text(report_page(run, report, title=path.name), encoding="utf-8")
+        (path / PAGE_FILE).write_text(report_page(run, report, title_of(path)), encoding="utf-8")
         write_parquet(run, path / PARQUET_FILE)
     except OSError as cause:
         raise ReplayError(
@@ -38,3 +38,9 @@ def write_report(folder: str | Path, slo: Slo | None = None) -> Report:
             remedy="Give a folder that can be written.",
         ) from cause
     return report
+
+
+def title_of(folder: Path) -> str:
+    """The name of a run: an experiment's are numbered within the folder of their group."""
+    own = folder.resolve()
+    return f"{own.parent.name} {own.name}" if own.name.isdigit() else own.name

@@ -64,6 +64,8 @@ def worker_environment() -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "MC_FORCE_TCP": "1",
+        # Without it the code of every model is imported, which takes seconds.
+        "SGLANG_EXTERNAL_MODEL_PACKAGE": "pdcache.sglang_cpu.models",
     }
 
 

@@ -63,7 +63,7 @@ def main() -> int:
 
 def stages_of(home: Path, began_s: float, whole_s: float) -> Iterator[tuple[str, float]]:
     """Seconds of each stage of `up`, in order."""
-    events = _told(home, "events", "-n", "1000")["events"]
+    events = _told(home, "events", "full-offload", "-n", "1000")["events"]
     ends = {"Ray, check, plan": _starts_s(events[0])}
     for event in events:
         stage = event["subject"].rstrip("-0123456789")

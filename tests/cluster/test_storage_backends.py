@@ -1,4 +1,4 @@
-"""Storage backends, each on a real cluster from a lock file; `make matrix` proves all layouts."""
+"""Storage backends, each on a real cluster from a lock file; `make matrix` proves all of them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from tests.cluster_tools import SMALL, Shell, cluster, free_port
             ["hicache.layout=page_head", "hicache.io_backend=kernel"], id="file",
         ),
         pytest.param("hf3fs_mock", "store.path", [], id="hf3fs"),
-        pytest.param("mooncake_ssd", "store.ssd.path", [], id="mooncake with SSD"),
+        pytest.param("mooncake_ssd", "store.ssd.path", [], id="mooncake with SSD",
+                     marks=pytest.mark.soak),
         pytest.param(
             "custom_backend", "store.extra.folder",
             ["hicache.layout=page_first", "hicache.io_backend=kernel"], id="dynamic, generic",
+            marks=pytest.mark.soak,
         ),
         pytest.param(
             "custom_backend", "store.extra.folder",

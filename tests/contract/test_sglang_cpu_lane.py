@@ -424,3 +424,19 @@ for idle in (True, False):
 print(looks, pauses)
 """
     assert printed(code) == "[True, False] [0.001]"
+
+
+def test_the_code_of_other_models_is_imported_for_them_only():
+    code = """
+import sys
+from sglang.srt.models.registry import ModelRegistry
+def loaded(arch):
+    model, found = ModelRegistry.resolve_model_cls([arch])
+    return found, model.__name__, "sglang.srt.models.qwen2" in sys.modules
+print(*loaded("LlamaForCausalLM"), *loaded("Qwen2ForCausalLM"))
+"""
+    llama, qwen = (
+        "LlamaForCausalLM LlamaForCausalLM False",
+        "Qwen2ForCausalLM Qwen2ForCausalLM True",
+    )
+    assert printed(code).splitlines()[-1] == f"{llama} {qwen}"

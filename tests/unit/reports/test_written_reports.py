@@ -1,3 +1,5 @@
+"""What is written beside a run: the table of its requests, and a page with its name."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -7,6 +9,7 @@ import pyarrow.parquet as pq
 
 from pdcache.reports import RunFolder, write_report
 from pdcache.reports.losses import NAMES
+from pdcache.reports.write import title_of
 
 Make = Callable[..., Path]
 
@@ -35,3 +38,8 @@ def test_a_request_that_failed_has_an_error_and_no_losses(made: Make) -> None:
         None,
         None,
     )
+
+
+def test_a_numbered_run_is_titled_with_its_group(tmp_path: Path) -> None:
+    assert title_of(tmp_path / "full_offload-hot" / "0") == "full_offload-hot 0"
+    assert title_of(tmp_path / "monday") == "monday"
