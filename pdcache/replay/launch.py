@@ -176,6 +176,7 @@ def _environment(options: Options, spec: ReplaySpec, target: Target) -> dict[str
             "requests_planned": spec.planned,
         },
         "versions": versions(),
+        "topology": target.topology,
         "plan": target.plan,
         "capacity_tokens": target.capacity,
         "prefills": target.prefills,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast, get_args
 from urllib.parse import urlsplit
 
@@ -18,7 +18,7 @@ from pdcache.replay.ceiling import CacheMode
 from pdcache.replay.metrics import needed_series
 from pdcache.replay.timeline import Watched
 from pdcache.sglang.keys import ClusterAuth, Keys
-from pdcache.topology.schema import Role
+from pdcache.topology.schema import Role, dump
 
 if TYPE_CHECKING:
     from pdcache.cluster.record import Record
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _SCRAPE_LIMIT_S = 5.0
 # SGLang 0.5.23's own, where the plan sets none.
 _PREFETCH_THRESHOLD = 256
+_STORAGE = "--hicache-storage-backend"
 
 Capacity = dict[str, int | None]
 
@@ -41,8 +42,9 @@ class Target:
         served_name: the model's name in bodies.
         context_tokens: longest prompt and answer together; None when it is unknown.
         headers: of every request.
-        plan: of the cluster, None for a server by its address.
-        capacity: tokens of `device` and `host` of one prefill worker and of `storage`.
+        plan, topology: of the cluster, None for a server by its address.
+        capacity: tokens of `device` and `host` of one prefill worker and of `storage`, which is 0
+            while it is detached.
         workers: their names, by URL and by the address where decode meets a prefill.
         watched: whose metrics are sampled.
         new_client: an HTTP client for those.
@@ -58,6 +60,7 @@ class Target:
     context_tokens: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     plan: Mapping[str, Any] | None = field(default=None, repr=False)
+    topology: Mapping[str, Any] | None = field(default=None, repr=False)
     capacity: Capacity = field(default_factory=lambda: {"device": None, "host": None,
                                                         "storage": None})  # fmt: skip
     prefills: int = 1
@@ -117,7 +120,7 @@ def cluster_target(record: Record) -> Target:
     client = ClusterClient(record)
     own = client.desired()
     client.close()
-    return of_plan(own.plan, own.keys)
+    return replace(of_plan(own.plan, own.keys), topology=dump(own.topology))
 
 
 def of_plan(plan: Plan, keys: Keys) -> Target:
@@ -132,6 +135,7 @@ def of_plan(plan: Plan, keys: Keys) -> Target:
         (seen[own.name] for own in watched if own.role == "store" and own.name in seen), {}
     )  # fmt: skip
     page_bytes = shape.token_bytes * shape.key_ranks
+    detached = _STORAGE not in arguments
     storage = master.get("master_total_capacity_bytes")
     options = json.loads(arguments.get("--hicache-storage-backend-extra-config", "{}"))
     context = first.get("sglang:context_len")
@@ -149,7 +153,11 @@ def of_plan(plan: Plan, keys: Keys) -> Target:
             "device": _whole(first.get("sglang:max_total_num_tokens"))
             or _whole(arguments.get("--max-total-tokens")),
             "host": _whole(first.get("sglang:hicache_host_total_tokens")) or shape.l2_tokens,
-            "storage": int(storage) // page_bytes if storage and page_bytes else None,
+            "storage": 0
+            if detached
+            else int(storage) // page_bytes
+            if storage and page_bytes
+            else None,
         },
         prefills=len(prefills),
         prefetch_threshold=options.get("prefetch_threshold", _PREFETCH_THRESHOLD),

@@ -35,7 +35,7 @@ class Environment:
         started_at: ISO time of the start, empty when unknown.
         spec: arguments of the replay; `reuse: false` when every request had a salt of its own.
         versions: program name to version.
-        plan: the plan of the cluster, None for a target that is only known by its URL.
+        plan, topology: of the cluster, None for a target that is only known by its URL.
         capacity: what the tiers hold.
         prefills: number of prefill workers.
         prefetch_threshold: shortest part that is read from L3, in tokens; None when unknown.
@@ -50,6 +50,7 @@ class Environment:
     spec: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     plan: Mapping[str, Any] | None = None
+    topology: Mapping[str, Any] | None = None
     capacity: Capacity = Capacity()
     prefills: int = 1
     prefetch_threshold: int | None = None
@@ -87,6 +88,7 @@ class Environment:
             spec=data.get("spec") or {},
             versions=data.get("versions") or {},
             plan=data.get("plan"),
+            topology=data.get("topology"),
             capacity=Capacity(known.get("device"), known.get("host"), known.get("storage")),
             prefills=data.get("prefills") or 1,
             prefetch_threshold=data.get("prefetch_threshold"),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
+
+import yaml
 
 from pdcache.reports.goodput import Slo
 from pdcache.reports.html import card, details, figure, page, section, table
@@ -192,14 +195,20 @@ def _environment(run: RunFolder) -> str:
         *((f"version of {name}", str(value)) for name, value in environment.versions.items()),
     ]
     content = table([], facts, "text")
+    if environment.topology is not None:
+        text = yaml.safe_dump(dict(environment.topology), sort_keys=False, allow_unicode=True)
+        content += details("topology", f'<pre class="scroll">{escape(text)}</pre>')
     for process in (environment.plan or {}).get("processes", []):
         content += details(str(process.get("name", "process")), _process(process))
     return section("Environment and plan", content)
 
 
 def _process(process: Mapping[str, Any]) -> str:
-    argv = " ".join(str(word) for word in process.get("argv", []))
-    return f'<p class="scroll"><code>{escape(argv)}</code></p>'
+    argv = shlex.join(map(str, process.get("argv", [])))
+    given = process.get("env", {}).items()
+    env = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in given)
+    lines = filter(None, (env, argv))
+    return "".join(f'<p class="scroll"><code>{escape(words)}</code></p>' for words in lines)
 
 
 def _tokens(count: int | None) -> str:

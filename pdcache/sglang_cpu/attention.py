@@ -105,8 +105,15 @@ def extend_attention(
 
 
 def plan_decode(req_to_token: torch.Tensor, rows: torch.Tensor, lengths: torch.Tensor) -> Decode:
-    """A step of one new token each; lengths have the new one included."""
-    longest = -(-int(lengths.max()) // LANES) * LANES
+    """A step of one new token each; lengths have the new one included.
+
+    Raises:
+        ValueError: the table has no place for a request or a token; C would read beyond it.
+    """
+    longest = int(lengths.max())
+    if longest > req_to_token.shape[1] or int(rows.max()) >= len(req_to_token):
+        raise ValueError(f"{longest} tokens, row {int(rows.max())}: {[*req_to_token.shape]} slots")
+    longest = -(-longest // LANES) * LANES
     return Decode(
         req_to_token.int().contiguous(),
         rows.long().contiguous(),

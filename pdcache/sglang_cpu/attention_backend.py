@@ -104,7 +104,9 @@ class CpuAttentionBackend(TorchNativeAttnBackend):  # type: ignore[misc]
         ).reshape(q.shape[0], -1)
 
     def _decodes(self, layer: Any) -> bool:
-        return decodes(self.token_to_kv_pool.get_key_buffer(layer.layer_id))
+        pool = self.token_to_kv_pool
+        keys, values = pool.get_key_buffer(layer.layer_id), pool.get_value_buffer(layer.layer_id)
+        return decodes(keys) and decodes(values) and keys.dtype == values.dtype
 
     def _cache(
         self,

@@ -36,10 +36,13 @@ INLINE floats load_of(const void *from, long at, int half) {
 }
 
 INLINE float sum(floats of) {
-  eight a = __builtin_shufflevector(of, of, 0, 1, 2, 3, 4, 5, 6, 7) +
-            __builtin_shufflevector(of, of, 8, 9, 10, 11, 12, 13, 14, 15);
-  four b = __builtin_shufflevector(a, a, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7);
-  return (b[0] + b[1]) + (b[2] + b[3]);
+  eight a[2];
+  memcpy(a, &of, sizeof of);
+  a[0] += a[1];
+  four b[2];
+  memcpy(b, a, sizeof b);
+  b[0] += b[1];
+  return (b[0][0] + b[0][1]) + (b[0][2] + b[0][3]);
 }
 
 /* y[rows][COLUMNS] (+)= x[rows][inputs] times a block of weights [inputs][LANES of pairs]. */
@@ -111,7 +114,8 @@ void linear(const float *x, long rows, long inputs, const void *weights, float *
     }
 }
 
-/* e^x for x <= 0: 2^n times a polynomial of the rest, within 2 ulp; below -87 it is 0. */
+/* e^x for x <= 0: 2^n times a polynomial of the rest, within 2 ulp; below -87 it is 0, and what is
+   no number stays none. */
 INLINE floats exponential(floats x) {
   floats scaled = x * 1.44269504f;
   integers whole = __builtin_convertvector(scaled - 0.5f, integers); /* towards zero: rounds */
@@ -125,7 +129,7 @@ INLINE floats exponential(floats x) {
   power = power * rest + 5.0000001201e-1f;
   power = power * rest * rest + rest + 1.0f;
   floats result = power * (floats)((whole + 127) << 23);
-  return (floats)((integers)result & (x > -87.0f));
+  return (floats)((integers)result & ~(x <= -87.0f));
 }
 
 /* The caches are larger than a core's, and slots lie apart: ask for those that come next. */

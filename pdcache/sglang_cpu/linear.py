@@ -113,6 +113,8 @@ def packed_linear(
 
 
 def _few_rows(rows: torch.Tensor, halves: torch.Tensor, outputs: int) -> torch.Tensor:
+    if rows.shape[1] != halves.shape[1]:
+        raise RuntimeError(f"rows of {rows.shape[1]} numbers and a weight for {halves.shape[1]}")
     result = rows.new_empty(len(rows), outputs)
     kernels().linear(rows.data_ptr(), *rows.shape, halves.data_ptr(), result.data_ptr(), outputs)
     return result

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
 import functools
 import hashlib
 import os
 import platform
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from pdcache.models.cache import cache_root
@@ -37,7 +40,12 @@ def kernels() -> ctypes.CDLL:
     Raises:
         RuntimeError: the compiler is missing or failed, with what it said and the remedy.
     """
-    library = ctypes.CDLL(str(_compiled()))
+    path = _compiled()
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError:  # What a full disk or a crash left of it.
+        path.unlink(missing_ok=True)
+        library = ctypes.CDLL(str(_compiled()))
     for name, arguments in FUNCTIONS.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, None
@@ -51,11 +59,24 @@ def _compiled() -> Path:
     path = cache_root() / name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".kernels-") as folder:
-            made = Path(folder) / name
-            _compile(made)
-            os.replace(made, path)
+        with _one_at_a_time(path.parent):
+            if not path.exists():
+                with tempfile.TemporaryDirectory(dir=path.parent, prefix=".kernels-") as folder:
+                    made = Path(folder) / name
+                    _compile(made)
+                    os.replace(made, path)
     return path
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Servers that start together wait for the one that compiles."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def _compile(into: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import IO
 
+from pdcache.errors import ReplayError
 from pdcache.replay.sessions import Session, Turn
 from pdcache.traces.items import Item
 from pdcache.traces.problems import Problems
@@ -36,7 +37,7 @@ def import_sessions(
         limit: items to read at most.
 
     Raises:
-        ReplayError: the file cannot be read, or `problems` is strict.
+        ReplayError: the file cannot be read, `problems` is strict, or requests stand in an array.
     """
     if trace.format.session is not None:
         for _, session in islice(trace.sessions(problems), limit):
@@ -54,6 +55,12 @@ def import_sessions(
             sessions += 1
         if request.name is not None:
             ends[request.name] = owner
+        if item.offset is None:
+            raise ReplayError(
+                "its requests are the elements of one JSON array, which cannot be read twice.",
+                where=str(trace.path),
+                remedy=f"Write one a line: jq -c '.[]' {trace.path} > LINES.jsonl",
+            )
         where.append(item.offset)
         lines.append(item.line)
         owners.append(owner)

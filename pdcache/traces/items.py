@@ -23,13 +23,13 @@ class Item(NamedTuple):
         line: the line it starts on, from 1.
         text: its bytes.
         number: of the line or element, from 1.
-        offset: of a line in the file, in bytes.
+        offset: of a line in the file, in bytes; None for an element of an array.
     """
 
     line: int
     text: bytes
     number: int
-    offset: int = 0
+    offset: int | None = None
 
 
 def read_items(path: Path, problems: Problems) -> Iterator[Item]:

@@ -62,5 +62,5 @@ def ttft_s(answer: Answer) -> float:
 
 
 def tpot_s(answers: Sequence[Answer]) -> float:
-    """The median time between tokens over all streams."""
-    return statistics.median(gap for answer in answers for gap in answer.gaps_s)
+    """Seconds a token after the first: the mean of each stream, and of those the median."""
+    return statistics.median(statistics.fmean(answer.gaps_s) for answer in answers)

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from golden.plans import golden_plan
 
+from pdcache.changes.kinds import without_storage
 from pdcache.errors import ReplayError
 from pdcache.plan import Plan
 from pdcache.replay import server_target
@@ -62,6 +63,10 @@ def test_a_cluster_is_asked_for_its_sizes(plan: Plan) -> None:
     assert target.url == plan.endpoint and target.mode == "full_offload"
     assert target.headers == {"Authorization": "Bearer gateway"}
     assert {path for path, _ in _Metrics.seen} == {"/metrics"}
+
+
+def test_a_store_that_is_detached_holds_nothing(plan: Plan) -> None:
+    assert of_plan(without_storage(plan), Keys("admin")).capacity["storage"] == 0
 
 
 def test_every_worker_and_the_master_is_watched(plan: Plan) -> None:

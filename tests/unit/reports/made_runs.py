@@ -175,8 +175,9 @@ def write_folder(
         "spec": {"workload": "sessions.jsonl", "requests_planned": load.sessions * load.turns,
                  "concurrency": load.sessions, "reuse": load.reuse, **load.spec},
         "versions": {"pdcache": "0.1.0", "sglang": "0.5.23", "mooncake": "0.3.11"},
+        "topology": {"mode": load.mode, "hicache": {"page_size": PAGE}},
         "plan": {"name": load.mode.replace("_", "-"), "processes": [
-            {"name": "prefill-0", "role": "prefill",
+            {"name": "prefill-0", "role": "prefill", "env": {"OMP_NUM_THREADS": "1"},
              "argv": ["python", "-m", "sglang.launch_server", "--page-size", "64"]},
             {"name": "decode-0", "role": "decode",
              "argv": ["python", "-m", "sglang.launch_server", "--base-gpu-id", "1"]},

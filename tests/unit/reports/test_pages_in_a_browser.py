@@ -126,6 +126,18 @@ def test_names_in_the_data_stay_words(made: Make, opened: Callable[..., Page]) -
     assert "<script>alert(1)</script>" in page.inner_text("main")
 
 
+def test_a_page_tells_the_topology_and_the_command_lines(
+    made: Make, opened: Callable[..., Page]
+) -> None:
+    page = opened(report_of(made))
+    for summary in page.query_selector_all("summary"):
+        summary.click()
+    text = page.inner_text("main")
+    assert "mode: full_offload\nhicache:\n  page_size: " in text
+    assert "OMP_NUM_THREADS=1" in text
+    assert "python -m sglang.launch_server --page-size 64" in text
+
+
 def test_a_run_without_any_answer_still_has_a_page(made: Make, opened: Callable[..., Page]) -> None:
     folder = made(sessions=1, turns=1, fail=((0, 1),))
     write_report(folder)

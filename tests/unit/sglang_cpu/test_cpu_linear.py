@@ -37,6 +37,13 @@ def test_rows_of_another_dtype_are_refused_rather_than_misread():
         packed_linear(torch.randn(2, 4).bfloat16(), packed)
 
 
+@pytest.mark.parametrize("rows", [1, 40])
+def test_rows_of_another_length_are_refused_rather_than_misread(rows):
+    packed = pack(torch.randn(8, 4).bfloat16().float())
+    with pytest.raises(RuntimeError):
+        packed_linear(torch.randn(rows, 3), packed)
+
+
 def test_no_rows_and_more_dimensions_are_taken():
     packed = pack(torch.randn(96, 64))
     assert packed_linear(torch.randn(0, 64), packed).shape == (0, 96)

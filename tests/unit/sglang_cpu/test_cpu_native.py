@@ -16,11 +16,26 @@ def own_cache(monkeypatch, tmp_path):
 
 
 def test_it_is_compiled_once_whoever_asks_first(own_cache, monkeypatch):
+    compiled, compile_into = [], native._compile
+    monkeypatch.setattr(
+        native, "_compile", lambda into: (compiled.append(into), compile_into(into))
+    )
     with ThreadPoolExecutor() as pool:
         paths = set(pool.map(lambda _: native._compiled(), range(3)))
+    assert len(compiled) == 1
     assert [*own_cache.iterdir()] == [*paths]
     monkeypatch.setattr(native, "COMPILER", "no-such-compiler")
     assert {native._compiled()} == paths
+
+
+def test_a_damaged_library_is_made_anew():
+    path = native._compiled()
+    whole = path.read_bytes()
+    path.unlink()  # One that is loaded must not change under its process.
+    path.write_bytes(whole[:100])
+    library = native.kernels.__wrapped__()
+    assert path.read_bytes() == whole
+    assert library.linear
 
 
 def test_a_missing_compiler_is_named_with_its_remedy(monkeypatch):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,13 @@ def test_imported_sessions_are_read_back_and_have_the_same_blocks(
     )
     assert before == after
     assert before.ceiling_blocks == 8 / 18
+
+
+def test_requests_in_one_array_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    path.write_text(json.dumps([mooncake(0, 1), mooncake(10, 1, 2)]))
+    with pytest.raises(ReplayError, match=r"one JSON array[\s\S]*jq -c '\.\[\]'"):
+        imported(path)
 
 
 def test_sessions_of_other_block_sizes_are_not_mixed(tmp_path: Path) -> None:
