@@ -103,6 +103,7 @@ def compare(groups: Mapping[str, Sequence[RunFolder]], slo: Slo | None = None) -
         "same_answers_within": {
             name: not any(compare_outputs(runs[0], run) for run in runs[1:])
             for name, runs in groups.items()
+            if len(runs) > 1
         },
     }
 
