@@ -78,4 +78,10 @@ def load_of(answer: Any) -> Load:
 
 
 def _is_queue(name: str) -> bool:
-    return name.endswith(("_queue_reqs", "_reqs", "_queue", "waiting", "grammar", "retracted"))
+    """Whether a number of a load is one of requests.
+
+    `retracted` is how many were retracted before the last line of the log, and stays while the
+    worker is idle (sglang 0.5.23 ``managers/scheduler_components/metrics_reporter.py``); those that
+    wait to go on are in ``decode_retracted_queue_reqs``.
+    """
+    return name.endswith(("_queue_reqs", "_reqs", "_queue", "waiting", "grammar"))

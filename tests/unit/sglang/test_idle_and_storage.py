@@ -25,7 +25,7 @@ ROW = {
     "timestamp": 5.0, "num_running_reqs": 1, "num_waiting_reqs": 2, "num_total_tokens": 900,
     "disaggregation": {"mode": "prefill", "prefill_inflight_queue_reqs": 3,
                        "kv_transfer_latency_ms": 7},
-    "queues": {"waiting": 2, "retracted": 1, "paused": True},
+    "queues": {"waiting": 2, "grammar": 1, "retracted": 1, "paused": True},
 }  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def test_a_worker_without_requests_is_not_busy() -> None:
 
 def test_a_busy_worker_says_what_it_has_and_only_queues_count() -> None:
     seen = loads([ROW])
-    assert seen.busy == "1 running, 2 waiting, 3 prefill_inflight_queue_reqs, 1 retracted"
+    assert seen.busy == "1 running, 2 waiting, 3 prefill_inflight_queue_reqs, 1 grammar"
     assert seen.at_s == 5.0
 
 
