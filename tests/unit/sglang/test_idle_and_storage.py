@@ -86,6 +86,17 @@ def test_requests_are_summed_over_ranks_and_the_slowest_rank_counts() -> None:
     assert seen.at_s == 2.0
 
 
+def test_each_rank_tells_what_it_has_and_what_it_has_done() -> None:
+    row = {**ROW, "num_total_tokens": 900, "max_total_num_tokens": 1000,
+           "total_prefill_uncached_tokens": 70, "num_waiting_uncached_tokens": 30}  # fmt: skip
+    first, second = loads([row, {"timestamp": 2.0}]).ranks
+    assert (first.at_s, first.prefills, first.running, first.waiting) == (5.0, True, 1, 2)
+    assert first.handed["prefill_inflight_queue_reqs"] == 3
+    assert (first.tokens, first.room_tokens) == (900, 1000)
+    assert (first.computed_tokens, first.uncomputed_tokens) == (70, 30)
+    assert (second.at_s, second.busy, second.prefills) == (2.0, False, False)
+
+
 def test_a_queue_alone_makes_a_worker_busy() -> None:
     row = {"disaggregation": {"decode_prealloc_queue_reqs": 1}, "queues": None}
     assert loads([row]).busy == "1 decode_prealloc_queue_reqs"
