@@ -67,8 +67,10 @@ def store_down(gap: Gap, known: Evidence) -> int:
 def below_threshold(gap: Gap, known: Evidence) -> int:
     """What L1 and L2 lacked was shorter than the shortest part that is read from L3.
 
-    SGLang does not ask L3 for it (0.5.23, `prefetch_threshold`), so whether L3 had it is not
-    known: it may have been lost for another reason as well.
+    SGLang does not ask L3 for what is shorter than `prefetch_threshold`, and where it asks for a
+    longer part it drops hits that are shorter (0.5.23 ``mem_cache/unified_radix_cache.py``, reason
+    `below_threshold`). Whether L3 had what is missing here is not known: it may have been lost for
+    another reason as well.
     """
     threshold = known.environment.prefetch_threshold
     if threshold is None or gap.storage_tokens or gap.lost_tokens >= threshold:

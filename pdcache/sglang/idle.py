@@ -9,6 +9,7 @@ import httpx
 
 from pdcache.errors import ClusterError
 from pdcache.plan.process import Process
+from pdcache.sglang.ranks import Rank, rank_of
 
 PATH = "/v1/loads?include=core,disagg,queues"
 """Tells what a worker has to do (sglang 0.5.23 ``managers/load_snapshot.py``)."""
@@ -24,6 +25,7 @@ class Load:
         tokens_per_s: decoded over the last batches that it logged, all streams together.
         at_s: when the slowest of its schedulers last told, wall clock; SGLang keeps it in shared
             memory, so a scheduler that hangs does not hang the answer.
+        ranks: what each rank told.
     """
 
     running: int
@@ -31,6 +33,7 @@ class Load:
     queued: dict[str, int]
     at_s: float
     tokens_per_s: float = 0.0
+    ranks: tuple[Rank, ...] = ()
 
     @property
     def busy(self) -> str | None:
@@ -74,8 +77,15 @@ def load_of(answer: Any) -> Load:
         queued=queued,
         tokens_per_s=sum(float(row.get("gen_throughput") or 0.0) for row in rows),
         at_s=min((float(row.get("timestamp", 0.0)) for row in rows), default=0.0),
+        ranks=tuple(rank_of(row) for row in rows),
     )
 
 
 def _is_queue(name: str) -> bool:
-    return name.endswith(("_queue_reqs", "_reqs", "_queue", "waiting", "grammar", "retracted"))
+    """Whether a number of a load is one of requests.
+
+    `retracted` is how many were retracted before the last line of the log, and stays while the
+    worker is idle (sglang 0.5.23 ``managers/scheduler_components/metrics_reporter.py``); those that
+    wait to go on are in ``decode_retracted_queue_reqs``.
+    """
+    return name.endswith(("_queue_reqs", "_reqs", "_queue", "waiting", "grammar"))

@@ -1,4 +1,4 @@
-"""From numbers to conclusions: lost pages, failed writes, schedulers that make no step."""
+"""From numbers to conclusions: slow workers, lost pages, failed writes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from golden.plans import golden_plan
 
 from pdcache.faults.contents import Contents, holding_processes
 from pdcache.faults.slow import LOOKS, Streak, paces_behind
-from pdcache.faults.stuck import Progress
 from pdcache.faults.writes import SETTLED_LOOKS, Gap
-from pdcache.sglang.idle import Load
 
 # --- workers that are slow
 
@@ -93,30 +91,3 @@ def test_a_second_loss_is_seen_too() -> None:
     gap = Gap(0, 0)
     assert sum(looks(gap, *[(100, 36)] * 9)) == 64
     assert sum(looks(gap, *[(200, 126)] * 9)) == 10
-
-
-# --- progress
-
-
-def busy(at_s: float) -> Load:
-    return Load(running=1, waiting=0, queued={}, at_s=at_s)
-
-
-IDLE = Load(running=0, waiting=0, queued={}, at_s=1.0)
-
-
-def test_a_scheduler_that_tells_something_new_makes_progress() -> None:
-    progress = Progress()
-    assert [progress.look(busy(float(at)), 100.0 + at) for at in range(1, 5)] == [0, 0, 0, 0]
-
-
-def test_a_scheduler_with_requests_that_tells_nothing_new_is_stuck_since_its_last_word() -> None:
-    progress = Progress()
-    assert [progress.look(busy(1.0), now) for now in (100.0, 110.0, 170.0)] == [0, 10, 70]
-    assert progress.look(busy(2.0), 171.0) == 0
-
-
-def test_a_scheduler_without_requests_is_never_stuck() -> None:
-    progress = Progress()
-    assert [progress.look(IDLE, now) for now in (100.0, 900.0)] == [0, 0]
-    assert progress.look(busy(1.0), 910.0) == 10.0

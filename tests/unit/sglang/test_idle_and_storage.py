@@ -25,7 +25,7 @@ ROW = {
     "timestamp": 5.0, "num_running_reqs": 1, "num_waiting_reqs": 2, "num_total_tokens": 900,
     "disaggregation": {"mode": "prefill", "prefill_inflight_queue_reqs": 3,
                        "kv_transfer_latency_ms": 7},
-    "queues": {"waiting": 2, "retracted": 1, "paused": True},
+    "queues": {"waiting": 2, "grammar": 1, "retracted": 1, "paused": True},
 }  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def test_a_worker_without_requests_is_not_busy() -> None:
 
 def test_a_busy_worker_says_what_it_has_and_only_queues_count() -> None:
     seen = loads([ROW])
-    assert seen.busy == "1 running, 2 waiting, 3 prefill_inflight_queue_reqs, 1 retracted"
+    assert seen.busy == "1 running, 2 waiting, 3 prefill_inflight_queue_reqs, 1 grammar"
     assert seen.at_s == 5.0
 
 
@@ -84,6 +84,17 @@ def test_requests_are_summed_over_ranks_and_the_slowest_rank_counts() -> None:
     assert (seen.running, seen.waiting) == (2, 4)
     assert seen.queued["prefill_inflight_queue_reqs"] == 6
     assert seen.at_s == 2.0
+
+
+def test_each_rank_tells_what_it_has_and_what_it_has_done() -> None:
+    row = {**ROW, "num_total_tokens": 900, "max_total_num_tokens": 1000,
+           "total_prefill_uncached_tokens": 70, "num_waiting_uncached_tokens": 30}  # fmt: skip
+    first, second = loads([row, {"timestamp": 2.0}]).ranks
+    assert (first.at_s, first.prefills, first.running, first.waiting) == (5.0, True, 1, 2)
+    assert first.handed["prefill_inflight_queue_reqs"] == 3
+    assert (first.tokens, first.room_tokens) == (900, 1000)
+    assert (first.computed_tokens, first.uncomputed_tokens) == (70, 30)
+    assert (second.at_s, second.busy, second.prefills) == (2.0, False, False)
 
 
 def test_a_queue_alone_makes_a_worker_busy() -> None:
