@@ -24,6 +24,9 @@ POLICIES = {PREFETCH, WRITE}
 STORAGE = {BACKEND, OPTIONS, *POLICIES}
 """Can be changed at run time by a detach and an attach, on prefill workers only."""
 
+DETACHED = STORAGE - {WRITE}
+"""Can be changed by a detach alone: it takes no policy, and L2 goes on writing as it did."""
+
 
 class Kind(StrEnum):
     """How a process is changed, from the least to the most."""
@@ -50,7 +53,8 @@ def kind_of(before: Process | None, after: Process | None) -> Kind:
     different = {name for name in {*old, *new} if old.get(name) != new.get(name)}
     if not different:
         return Kind.NOTHING
-    if before.role is not Role.PREFILL or before.rank or different - STORAGE:
+    allowed = STORAGE if BACKEND in new else DETACHED
+    if before.role is not Role.PREFILL or before.rank or different - allowed:
         return Kind.RESTART
     policies_stay = BACKEND in old and BACKEND in new and not different - POLICIES
     return Kind.POLICIES if policies_stay else Kind.STORAGE

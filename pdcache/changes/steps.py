@@ -92,7 +92,8 @@ def steps_back(change: Change, present: set[str]) -> list[Step]:
             back += _told(now, old)
         elif old:
             kind = _strongest(now, old)
-            kind = Kind.RESTART if kind is Kind.NOTHING else kind
+            if kind is Kind.NOTHING or any(step.action == "stop" for step in own):
+                kind = Kind.RESTART
             back += steps_for(now, old, Kind.ADD if name not in present else kind)
         elif name in present:
             back += steps_for(now, (), Kind.REMOVE)

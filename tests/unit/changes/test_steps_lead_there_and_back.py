@@ -54,8 +54,7 @@ class Wish:
             process = with_flag(process, PREFETCH, self.prefetch)
             process = with_flag(process, OPTIONS, self.options)
             process = with_flag(process, "--max-running-requests", self.prefill_requests)
-            # Taking L3 away and changing how L2 writes at once is left to a restart.
-            return with_flag(process, WRITE, self.write if self.attached else "write_through")
+            return with_flag(process, WRITE, self.write)
         if process.role is Role.DECODE:
             return with_flag(process, "--max-running-requests", self.decode_requests)
         if process.role is Role.GATEWAY:
@@ -67,25 +66,12 @@ COUNTS = some.integers(1, 3)
 GATEWAYS = some.sampled_from(["cache_aware", "random"])
 
 
-def wishes(*, attached: some.SearchStrategy[bool]) -> some.SearchStrategy[Wish]:
-    return some.builds(
-        Wish, prefill=COUNTS, decode=COUNTS, prefetch=POLICIES, write=WRITES,
-        options=OPTION_TEXTS, prefill_requests=REQUESTS, decode_requests=REQUESTS,
-        gateway=GATEWAYS, attached=attached,
-    )  # fmt: skip
-
-
-@some.composite
-def pairs(draw: some.DrawFn) -> tuple[Wish, Wish]:
-    """Two wishes, one of them at least with L3."""
-    before = draw(wishes(attached=some.booleans()))
-    after = draw(wishes(attached=some.booleans() if before.attached else some.just(True)))
-    if before.attached and after.attached:
-        return before, after
-    return replace(before, write="write_through"), replace(after, write="write_through")
-
-
-PAIRS, AT, HAS_EFFECT = pairs(), some.integers(0, 99), some.booleans()
+WISHES = some.builds(
+    Wish, prefill=COUNTS, decode=COUNTS, prefetch=POLICIES, write=WRITES,
+    options=OPTION_TEXTS, prefill_requests=REQUESTS, decode_requests=REQUESTS,
+    gateway=GATEWAYS, attached=some.booleans(),
+)  # fmt: skip
+PAIRS, AT, HAS_EFFECT = some.tuples(WISHES, WISHES), some.integers(0, 99), some.booleans()
 Pair = tuple[Wish, Wish]
 
 

@@ -244,6 +244,18 @@ def test_a_worker_that_was_stopped_is_restarted_as_it_was(done: int) -> None:
     assert back("prefill.max_running_requests=4", done=done) == on("prefill-0", RESTART)
 
 
+@pytest.mark.parametrize("done", [2, 3])
+def test_a_worker_that_may_not_run_is_restarted_though_an_attach_would_make_it_what_it_was(
+    done: int,
+) -> None:
+    write = edited(live(), "prefill.hicache.write_policy=write_back")
+    change = change_of(live(), without_storage(write))
+    for step in change.steps[: done + 1]:
+        step.state = StepState.DONE
+    undone = steps_back(change, {own.name for own in live().processes})
+    assert words(undone) == on("prefill-0", RESTART)
+
+
 @pytest.mark.parametrize("done", [2, 3, 4, 5])
 def test_a_worker_that_was_detached_is_attached_as_it_was(done: int) -> None:
     assert back("prefill.hicache.prefetch_threshold=128", done=done) == on("prefill-0", ATTACH_ANEW)
