@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pdcache.changes.change import Step
-from pdcache.changes.kinds import BACKEND, OPTIONS, PREFETCH, WRITE, has_storage
+from pdcache.changes.kinds import BACKEND, OPTIONS, PREFETCH, WRITE, detached, has_storage
 from pdcache.changes.orphans import end_orphans
 from pdcache.changes.steps import DEFINE
 from pdcache.cluster.readmission import prove_again
@@ -92,8 +92,10 @@ async def drain(live: Live, step: Step, limit_s: float) -> None:
 
 async def detach(live: Live, step: Step, limit_s: float) -> None:
     """Take L3 away from a prefill worker; it goes on with L1 and L2."""
-    define(live, step.process)
-    await storage.detach(live.client, step.process, limit_s=limit_s)
+    worker = live.process(step.process.name) or step.process
+    await storage.detach(live.client, worker, limit_s=limit_s)
+    # Not yet what it will be: options that come with an attach are not in force before it.
+    define(live, detached(worker))
 
 
 async def attach(live: Live, step: Step, limit_s: float) -> None:
@@ -101,9 +103,9 @@ async def attach(live: Live, step: Step, limit_s: float) -> None:
 
     The store's own health comes first: SGLang freezes for 90 to 603 s on a bad one.
     """
-    define(live, step.process)
     await live.wait_store()
     await storage.attach(live.client, step.process, _settings(step.process), limit_s=limit_s)
+    define(live, step.process)
 
 
 async def policies(live: Live, step: Step, limit_s: float) -> None:

@@ -108,16 +108,12 @@ def has_storage(worker: Process) -> bool:
 
 def without_storage(plan: Plan) -> Plan:
     """The plan with every worker detached from L3: prefill keeps L1 and L2, decode is plain."""
+    return replace(plan, processes=tuple(detached(process) for process in plan.processes))
+
+
+def detached(process: Process) -> Process:
+    """The process without L3; one that has none stays as it is."""
     dropped = {BACKEND, OPTIONS, PREFETCH, OFFLOAD}
-    return replace(
-        plan,
-        processes=tuple(
-            replace(process, argv=_without(process, dropped)) for process in plan.processes
-        ),
-    )
-
-
-def _without(process: Process, dropped: set[str]) -> tuple[str, ...]:
     kept: list[str] = []
     words = list(process.argv)
     while words:
@@ -126,7 +122,7 @@ def _without(process: Process, dropped: set[str]) -> tuple[str, ...]:
             kept.append(word)
         elif words and not words[0].startswith("--"):
             words.pop(0)
-    return tuple(kept)
+    return replace(process, argv=tuple(kept))
 
 
 def _rest(process: Process) -> tuple[object, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pdcache.changes.change import Step
-from pdcache.changes.kinds import BACKEND, OPTIONS, PREFETCH, WRITE
+from pdcache.changes.kinds import BACKEND, OPTIONS, PREFETCH, WRITE, detached
 from pdcache.plan.portable import flags
 from pdcache.plan.process import Plan, Process
 from pdcache.topology.schema import WORKER_ROLES, Role
@@ -28,9 +28,11 @@ class SmallCluster:
         self.serving = {own.name for own in plan.processes if own.role in WORKER_ROLES}
 
     def do(self, step: Step) -> None:
-        """One step, done again without harm."""
+        """One step, done again without harm. What runs is always what it was told to be."""
         for process in step.processes:
             getattr(self, f"_{step.action}")(process, process.name)
+        for name, own in self.runs.items():
+            assert flags(self.told[name]) == own, f"{step}: {name}"
 
     def is_as(self, plan: Plan) -> bool:
         """Every process of the plan and no other is there, is as the plan has it, and serves."""
@@ -55,7 +57,7 @@ class SmallCluster:
 
     def _detach(self, process: Process, name: str) -> None:
         assert name not in self.serving, "SGLang wants it idle"
-        self.told[name] = process
+        self.told[name] = detached(self.told[name])
         for flag in L3:
             self.runs[name].pop(flag, None)
 
