@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 import yaml
 
-from pdcache.changes.change import Change, ChangeState
+from pdcache.changes.change import Change, ChangeState, Step
 from pdcache.changes.kinds import has_storage, refuse_impossible, without_storage
 from pdcache.changes.run import roll_back
 from pdcache.changes.steps import drain_steps, parts, refuse_outage, steps_between
@@ -107,10 +107,7 @@ def drain_command(
     steps = drain_steps(server(own.plan, worker))
     if not allow_outage:
         refuse_outage(own.plan, steps, serving(client, own))
-    change = Change(
-        f"drain {worker}", steps, own.plan, own.topology, (own.plan, own.topology), timeout
-    )
-    run(client, change, json=json)
+    run(client, change_of(own, f"drain {worker}", steps, timeout), json=json)
 
 
 def restart_command(
@@ -136,10 +133,7 @@ def restart_command(
     steps = steps_between(own.plan, own.plan, restart=frozenset(names))
     if not allow_outage:
         refuse_outage(own.plan, steps, serving(client, own))
-    change = Change(
-        f"restart {target}", steps, own.plan, own.topology, (own.plan, own.topology), timeout
-    )
-    run(client, change, json=json)
+    run(client, change_of(own, f"restart {target}", steps, timeout), json=json)
 
 
 def change_command(
@@ -223,7 +217,22 @@ def change_to(
     steps = steps_between(own.plan, plan, stopped=frozenset(own.stopped))
     if not allow_outage:
         refuse_outage(own.plan, steps, serving(client, own))
-    return Change(title, steps, plan, topology, (own.plan, own.topology), limit_s)
+    return change_of(own, title, steps, limit_s, plan, topology)
+
+
+def change_of(
+    own: Desired,
+    title: str,
+    steps: list[Step],
+    limit_s: float,
+    plan: Plan | None = None,
+    topology: Topology | None = None,
+) -> Change:
+    """A change of a cluster as it is; unset, its plan and topology stay as they are."""
+    return Change(
+        title, steps, plan or own.plan, topology or own.topology, (own.plan, own.topology),
+        limit_s, stopped=frozenset(own.stopped),
+    )  # fmt: skip
 
 
 def overlaid(own: Desired, overrides: list[str]) -> Topology:

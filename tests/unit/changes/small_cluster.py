@@ -22,10 +22,10 @@ class SmallCluster:
         serving: workers that the gateway has.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, stopped: frozenset[str] = frozenset()) -> None:
         self.told = {own.name: own for own in plan.processes}
-        self.runs = {own.name: flags(own) for own in plan.processes}
-        self.serving = {own.name for own in plan.processes if own.role in WORKER_ROLES}
+        self.runs = running(plan, stopped)
+        self.serving = workers(plan) - stopped
 
     def do(self, step: Step) -> None:
         """One step, done again without harm. What runs is always what it was told to be."""
@@ -34,12 +34,15 @@ class SmallCluster:
         for name, own in self.runs.items():
             assert flags(self.told[name]) == own, f"{step}: {name}"
 
-    def is_as(self, plan: Plan) -> bool:
-        """Every process of the plan and no other is there, is as the plan has it, and serves."""
+    def is_as(self, plan: Plan, stopped: frozenset[str] = frozenset()) -> bool:
+        """Every process of the plan and no other is there, is as the plan has it, and serves.
+
+        Those that are stopped are told what they will be, and neither run nor serve.
+        """
         return (
             self.told == {own.name: own for own in plan.processes}
-            and self.runs == {own.name: flags(own) for own in plan.processes}
-            and self.serving == {p.name for p in plan.processes if p.role in WORKER_ROLES}
+            and self.runs == running(plan, stopped)
+            and self.serving == workers(plan) - stopped
         )
 
     def serves(self, role: Role) -> bool:
@@ -106,6 +109,16 @@ class SmallCluster:
     def _replace(self, process: Process, name: str) -> None:
         self.told[name] = process
         self.runs[name] = flags(process)
+
+
+def running(plan: Plan, stopped: frozenset[str]) -> dict[str, dict[str, str]]:
+    """Flags of the processes of a plan, by name, without those that are stopped."""
+    return {own.name: flags(own) for own in plan.processes if own.name not in stopped}
+
+
+def workers(plan: Plan) -> set[str]:
+    """Names of the workers of a plan."""
+    return {own.name for own in plan.processes if own.role in WORKER_ROLES}
 
 
 def with_flag(process: Process, flag: str, value: str) -> Process:

@@ -151,8 +151,7 @@ def test_a_server_that_is_out_of_service_comes_back_when_that_is_asked_for() -> 
 
 def test_what_it_learnt_is_taken_back() -> None:
     after = edited(live(), "prefill.max_running_requests=4")
-    change = change_of(live(), after)
-    change.steps = steps_between(live(), after, stopped=frozenset({"prefill-0", "prefill-1"}))
+    change = change_of(live(), after, stopped=frozenset({"prefill-0", "prefill-1"}))
     change.steps[0].state = StepState.DONE
     undone = steps_back(change, {own.name for own in live().processes})
     assert words(undone) == ["define prefill-0"]
@@ -281,6 +280,31 @@ def test_a_worker_that_was_removed_comes_back() -> None:
     for step in change.steps:
         step.state = StepState.DONE
     assert words(steps_back(change, {"prefill-0", "decode-0", "gateway"})) == on("prefill-1", ADD)
+
+
+OUT = frozenset({"prefill-1"})
+STOPPED_AGAIN = ["hold", "drain", "stop", "define"]
+
+
+@pytest.mark.parametrize("done", range(len(RESTART)))
+def test_a_server_that_was_out_of_service_stays_out_whatever_a_restart_did_to_it(
+    done: int,
+) -> None:
+    change = change_of(live(), live(), restart=OUT, stopped=OUT)
+    for step in change.steps[: done + 1]:
+        step.state = StepState.DONE
+    undone = steps_back(change, {own.name for own in live().processes})
+    assert words(undone) == on("prefill-1", STOPPED_AGAIN)
+    assert all(step.process == live().process("prefill-1") for step in undone)
+
+
+def test_a_server_that_was_out_of_service_is_only_a_part_of_the_cluster_again() -> None:
+    change = change_of(live(), edited(live(), "prefill.workers=1"), stopped=OUT)
+    for step in change.steps:
+        step.state = StepState.DONE
+    assert words(steps_back(change, {"prefill-0", "decode-0", "gateway"})) == on(
+        "prefill-1", ["enter", "hold"]
+    )
 
 
 def test_a_replaced_gateway_is_replaced_again() -> None:

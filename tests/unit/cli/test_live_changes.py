@@ -281,6 +281,17 @@ def test_taking_back_that_failed_goes_on_where_it_stopped(
     assert change.steps == before
 
 
+@pytest.mark.parametrize(
+    "words", [("restart", "prefill"), ("drain", "prefill-0"), ("scale", "prefill=2")]
+)
+def test_a_change_remembers_who_was_out_of_service(
+    pdcache: Pdcache, cluster: LiveCluster, words: tuple[str, ...]
+) -> None:
+    cluster.own.stopped, cluster.down = ["prefill-0"], {"prefill-0"}
+    assert pdcache(*words).code == 0
+    assert cluster.begun[0].stopped == {"prefill-0"}
+
+
 # --- storage
 
 
