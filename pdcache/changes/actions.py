@@ -67,7 +67,8 @@ async def drain(live: Live, step: Step, limit_s: float) -> None:
 
     SGLang flushes only when nothing runs, but on decode it does not wait for writes to L3 (sglang
     0.5.23 ``managers/scheduler.py``, ``is_fully_idle``). They are written in order, so those of a
-    request of our own are the last ones.
+    request of our own are the last ones. Where none can be sent or written nobody waits, and an
+    event says so.
     """
     # As it runs now: what it will be may write to L3 though this one does not, or the other way.
     worker = live.process(step.process.name)
@@ -76,7 +77,13 @@ async def drain(live: Live, step: Step, limit_s: float) -> None:
     await admin.flush(live.client, worker, limit_s=limit_s)
     role = Role.DECODE if worker.role is Role.PREFILL else Role.PREFILL
     others = [own for own in live.serving(role) if has_storage(own) or role is Role.DECODE]
-    if not has_storage(worker) or not others or await healthy(live.client, live.plan.store):
+    if not has_storage(worker):
+        return
+    ill = await healthy(live.client, live.plan.store)
+    if ill is not None or not others:
+        nobody = f"no {role} worker serves for a last request"
+        why = nobody if ill is None else f"the store is ill ({ill})"
+        live.events.add(worker.name, "drained", f"drained without waiting for L3: {why}")
         return
     pair = (worker, others[0]) if worker.role is Role.PREFILL else (others[0], worker)
     deadline = time.monotonic() + limit_s
