@@ -207,7 +207,7 @@ async def told(live: Live, step: Step, limit_s: float) -> None:
 
 
 async def replace_gateway(live: Live, step: Step, limit_s: float) -> None:
-    """A new gateway in place of the old one; between them nobody answers for some seconds."""
+    """A new gateway in place of the old one; between them connections are refused."""
     await live.fleet.remove(step.process, forget=False)
     define(live, step.process)
     await live.publish()

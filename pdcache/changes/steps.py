@@ -134,13 +134,13 @@ def _storage(before: tuple[Process, ...], after: tuple[Process, ...]) -> tuple[s
 
 
 def refuse_outage(plan: Plan, steps: list[Step], serving: set[str]) -> None:
-    """Refuse steps that leave a role without a worker that serves.
+    """Refuse steps that leave a role without a worker that serves, or clients without a gateway.
 
     Args:
-        serving: workers that get requests now.
+        serving: workers that get requests now, and the gateway if it takes any.
 
     Raises:
-        ClusterError: while one of them is out nobody else of its role is there.
+        ClusterError: while one of them is out nobody else is there in its place.
     """
     out: set[str] = set()
     roles = {own.name: own.role for own in plan.processes}
@@ -158,6 +158,13 @@ def refuse_outage(plan: Plan, steps: list[Step], serving: set[str]) -> None:
                     remedy=f"Add one first (`pdcache scale {plan.name} {role}=2`), or accept it "
                     "with --allow-outage.",
                 )
+        elif step.action == "replace" and name in serving:
+            raise ClusterError(
+                "there is no other: while it is replaced connections are refused for a second or "
+                "two, and requests that run are cut.",
+                where=name,
+                remedy="Accept it with --allow-outage.",
+            )
         elif step.action == "release":
             out.discard(name)
             serving = serving | {name}

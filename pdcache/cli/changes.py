@@ -44,7 +44,9 @@ def apply_command(
 
     Workers are added, changed one at a time while the others serve, then removed. What differs in
     nothing is left alone; policies and storage options of prefill change without a restart. What
-    cannot change while requests run (model, page size, layout, dtype, store) is refused.
+    cannot change while requests run (model, page size, layout, dtype, store) is refused. Another
+    setting of the gateway replaces it: connections are refused for a second or two, requests that
+    run are cut, and --allow-outage is needed.
 
     Example: pdcache apply topologies/full_offload.yaml --set prefill.workers=3 --dry-run
     """
@@ -119,7 +121,9 @@ def restart_command(
 ) -> None:
     """Restart a worker, or all of a role one at a time, while the others serve.
 
-    Each is drained first, and proved before it gets requests again.
+    Each is drained first, and proved before it gets requests again. There is one gateway only:
+    while it is replaced connections are refused for a second or two, requests that run are cut, and
+    --allow-outage is needed.
 
     Example: pdcache restart prefill full-offload
     """

@@ -205,7 +205,18 @@ def test_a_worker_that_came_back_stands_in_for_the_next() -> None:
     assert outage(two, planned, {*ALL, "decode-1"}) is None
 
 
-def test_replacing_the_gateway_takes_no_worker_out() -> None:
+@pytest.mark.parametrize("restart", [frozenset(), frozenset({"gateway"})])
+def test_the_only_gateway_is_not_replaced(restart: frozenset[str]) -> None:
+    override = () if restart else ("gateway.prefill_policy=random",)
+    planned = steps_between(live(), edited(live(), *override), restart=restart)
+    said = outage(live(), planned, {*ALL, "gateway"})
+    assert said is not None
+    assert said.startswith("gateway: there is no other")
+    assert "connections are refused for a second or two" in said
+    assert "--allow-outage" in said
+
+
+def test_a_gateway_that_does_not_serve_anyhow_may_be_replaced() -> None:
     assert outage(live(), steps("gateway.prefill_policy=random"), ALL) is None
 
 

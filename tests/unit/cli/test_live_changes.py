@@ -120,6 +120,20 @@ def test_a_change_of_the_only_prefill_is_an_outage_that_must_be_allowed(
     assert cluster.begun[0].limit_s == 600.0
 
 
+@pytest.mark.parametrize(
+    "words", [("restart", "gateway"), ("apply", "small.yaml", "--set", "gateway.queue_size=8")]
+)
+def test_the_gateway_is_replaced_only_if_refused_connections_are_allowed(
+    pdcache: Pdcache, small: Path, cluster: LiveCluster, words: tuple[str, ...]
+) -> None:
+    words = tuple(str(small) if word == small.name else word for word in words)
+    refused = pdcache(*words)
+    assert refused.code == 1
+    assert "connections are refused for a second or two" in refused.err
+    assert cluster.begun == []
+    assert steps(pdcache(*words, "--allow-outage", "--json")) == ["replace gateway"]
+
+
 def test_apply_finds_the_cluster_by_the_name_in_the_file(
     pdcache: Pdcache, small: Path, cluster: LiveCluster
 ) -> None:
