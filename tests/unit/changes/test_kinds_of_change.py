@@ -142,6 +142,7 @@ def test_decode_that_does_not_offload_does_not_care_about_l3() -> None:
         ("model.served_name=other", "served_name cannot change"),
         ("mode=prefill_only", "the mode cannot change"),
         ("name=other", "the name cannot change"),
+        ("gateway.port=8123", "the gateway's address cannot change while the cluster serves"),
         ("store.segment_gb=3", "store-holder-0: the store cannot change"),
         ("store.holders=2", "store-holder-1: the store cannot change"),
         ("store.port=20500", "the store cannot change while workers are attached"),

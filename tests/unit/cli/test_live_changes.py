@@ -134,6 +134,23 @@ def test_the_gateway_is_replaced_only_if_refused_connections_are_allowed(
     assert steps(pdcache(*words, "--allow-outage", "--json")) == ["replace gateway"]
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("gateway.key_file=/tmp/another.key", "gateway.key_file: the gateway's key cannot change"),
+        ("gateway.port=8123", "the gateway's address cannot change while the cluster serves"),
+    ],
+)
+def test_where_and_with_which_key_clients_ask_cannot_change(
+    pdcache: Pdcache, small: Path, cluster: LiveCluster, override: str, said: str
+) -> None:
+    done = pdcache("apply", small, "--set", override, "--allow-outage")
+    assert done.code == 1
+    assert said in done.err
+    assert "pdcache down small" in done.err
+    assert cluster.begun == []
+
+
 def test_apply_finds_the_cluster_by_the_name_in_the_file(
     pdcache: Pdcache, small: Path, cluster: LiveCluster
 ) -> None:
