@@ -43,10 +43,10 @@ def apply_command(
     """Make a live cluster what an edited topology says, with the least that does it.
 
     Workers are added, changed one at a time while the others serve, then removed. What differs in
-    nothing is left alone; policies and storage options of prefill change without a restart. What
-    cannot change while requests run (model, page size, layout, dtype, store) is refused. Another
-    setting of the gateway replaces it: connections are refused for a second or two, requests that
-    run are cut, and --allow-outage is needed.
+    nothing is left alone; policies and storage options of prefill change without a restart, unless
+    a server spans nodes. What cannot change while requests run (model, page size, layout, dtype,
+    store) is refused. Another setting of the gateway replaces it: connections are refused for a
+    second or two, requests that run are cut, and --allow-outage is needed.
 
     Example: pdcache apply topologies/full_offload.yaml --set prefill.workers=3 --dry-run
     """

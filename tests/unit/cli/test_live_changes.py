@@ -9,6 +9,7 @@ from command_outcome import Outcome, Pdcache
 from live_cluster import LiveCluster
 
 from pdcache.changes.change import Change, ChangeState, StepState
+from pdcache.changes.kinds import without_storage
 from pdcache.changes.steps import steps_between
 from pdcache.cli import changes, storage
 from pdcache.topology import load_topology
@@ -354,6 +355,24 @@ def test_a_policy_that_no_check_lets_pass_changes_nothing(
     assert done.code == 1
     assert "write_back writes a page to L3 only when it is evicted" in done.err
     assert cluster.begun == []
+
+
+def test_a_write_policy_whose_check_is_left_out_is_changed(
+    pdcache: Pdcache, cluster: LiveCluster
+) -> None:
+    words = ("storage", "policies", "--write", "write_back", "--skip-check", "write-policy")
+    assert steps(pdcache(*words, "--json")) == ["policies prefill-0"]
+
+
+def test_a_write_policy_of_the_only_worker_is_an_outage_while_it_is_detached(
+    pdcache: Pdcache, cluster: LiveCluster
+) -> None:
+    cluster.own.plan = without_storage(cluster.own.plan)
+    words = ("storage", "policies", "--write", "write_back", "--skip-check", "write-policy")
+    refused = pdcache(*words)
+    assert refused.code == 1
+    assert "no other prefill worker serves" in refused.err
+    assert steps(pdcache(*words, "--allow-outage", "--json")) == on("prefill-0", RESTART)
 
 
 def test_policies_without_any_are_wrong_usage(pdcache: Pdcache, cluster: LiveCluster) -> None:
