@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pdcache.changes.change import Step
-from pdcache.changes.kinds import BACKEND, OPTIONS, PREFETCH, WRITE, has_storage
+from pdcache.changes.kinds import BACKEND, OPTIONS, PREFETCH, WRITE, detached, has_storage
 from pdcache.changes.orphans import end_orphans
 from pdcache.changes.steps import DEFINE
 from pdcache.cluster.readmission import prove_again
@@ -67,7 +67,8 @@ async def drain(live: Live, step: Step, limit_s: float) -> None:
 
     SGLang flushes only when nothing runs, but on decode it does not wait for writes to L3 (sglang
     0.5.23 ``managers/scheduler.py``, ``is_fully_idle``). They are written in order, so those of a
-    request of our own are the last ones.
+    request of our own are the last ones. Where none can be sent or written nobody waits, and an
+    event says so.
     """
     # As it runs now: what it will be may write to L3 though this one does not, or the other way.
     worker = live.process(step.process.name)
@@ -76,7 +77,13 @@ async def drain(live: Live, step: Step, limit_s: float) -> None:
     await admin.flush(live.client, worker, limit_s=limit_s)
     role = Role.DECODE if worker.role is Role.PREFILL else Role.PREFILL
     others = [own for own in live.serving(role) if has_storage(own) or role is Role.DECODE]
-    if not has_storage(worker) or not others or await healthy(live.client, live.plan.store):
+    if not has_storage(worker):
+        return
+    ill = await healthy(live.client, live.plan.store)
+    if ill is not None or not others:
+        nobody = f"no {role} worker serves for a last request"
+        why = nobody if ill is None else f"the store is ill ({ill})"
+        live.events.add(worker.name, "drained", f"drained without waiting for L3: {why}")
         return
     pair = (worker, others[0]) if worker.role is Role.PREFILL else (others[0], worker)
     deadline = time.monotonic() + limit_s
@@ -92,8 +99,10 @@ async def drain(live: Live, step: Step, limit_s: float) -> None:
 
 async def detach(live: Live, step: Step, limit_s: float) -> None:
     """Take L3 away from a prefill worker; it goes on with L1 and L2."""
-    define(live, step.process)
-    await storage.detach(live.client, step.process, limit_s=limit_s)
+    worker = live.process(step.process.name) or step.process
+    await storage.detach(live.client, worker, limit_s=limit_s)
+    # Not yet what it will be: options that come with an attach are not in force before it.
+    define(live, detached(worker))
 
 
 async def attach(live: Live, step: Step, limit_s: float) -> None:
@@ -101,9 +110,9 @@ async def attach(live: Live, step: Step, limit_s: float) -> None:
 
     The store's own health comes first: SGLang freezes for 90 to 603 s on a bad one.
     """
-    define(live, step.process)
     await live.wait_store()
     await storage.attach(live.client, step.process, _settings(step.process), limit_s=limit_s)
+    define(live, step.process)
 
 
 async def policies(live: Live, step: Step, limit_s: float) -> None:
@@ -198,7 +207,7 @@ async def told(live: Live, step: Step, limit_s: float) -> None:
 
 
 async def replace_gateway(live: Live, step: Step, limit_s: float) -> None:
-    """A new gateway in place of the old one; between them nobody answers for some seconds."""
+    """A new gateway in place of the old one; between them connections are refused."""
     await live.fleet.remove(step.process, forget=False)
     define(live, step.process)
     await live.publish()

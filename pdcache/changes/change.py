@@ -66,8 +66,8 @@ class Change:
     Attributes:
         title: what it does, for people.
         plan: the plan once it is done, with its topology.
-        undo: steps that lead back from wherever it stopped, made when it is rolled back.
         reason: why it failed.
+        stopped: servers that were out of service before it.
     """
 
     title: str
@@ -80,6 +80,7 @@ class Change:
     state: ChangeState = ChangeState.RUNNING
     reason: str | None = None
     rolling_back: bool = False
+    stopped: frozenset[str] = frozenset()
 
     @property
     def is_open_failure(self) -> bool:

@@ -24,6 +24,9 @@ POLICIES = {PREFETCH, WRITE}
 STORAGE = {BACKEND, OPTIONS, *POLICIES}
 """Can be changed at run time by a detach and an attach, on prefill workers only."""
 
+DETACHED = STORAGE - {WRITE}
+"""Can be changed by a detach alone: it takes no policy, and L2 goes on writing as it did."""
+
 
 class Kind(StrEnum):
     """How a process is changed, from the least to the most."""
@@ -50,7 +53,8 @@ def kind_of(before: Process | None, after: Process | None) -> Kind:
     different = {name for name in {*old, *new} if old.get(name) != new.get(name)}
     if not different:
         return Kind.NOTHING
-    if before.role is not Role.PREFILL or before.rank or different - STORAGE:
+    allowed = STORAGE if BACKEND in new else DETACHED
+    if before.role is not Role.PREFILL or before.rank or different - allowed:
         return Kind.RESTART
     policies_stay = BACKEND in old and BACKEND in new and not different - POLICIES
     return Kind.POLICIES if policies_stay else Kind.STORAGE
@@ -104,16 +108,12 @@ def has_storage(worker: Process) -> bool:
 
 def without_storage(plan: Plan) -> Plan:
     """The plan with every worker detached from L3: prefill keeps L1 and L2, decode is plain."""
+    return replace(plan, processes=tuple(detached(process) for process in plan.processes))
+
+
+def detached(process: Process) -> Process:
+    """The process without L3; one that has none stays as it is."""
     dropped = {BACKEND, OPTIONS, PREFETCH, OFFLOAD}
-    return replace(
-        plan,
-        processes=tuple(
-            replace(process, argv=_without(process, dropped)) for process in plan.processes
-        ),
-    )
-
-
-def _without(process: Process, dropped: set[str]) -> tuple[str, ...]:
     kept: list[str] = []
     words = list(process.argv)
     while words:
@@ -122,7 +122,7 @@ def _without(process: Process, dropped: set[str]) -> tuple[str, ...]:
             kept.append(word)
         elif words and not words[0].startswith("--"):
             words.pop(0)
-    return tuple(kept)
+    return replace(process, argv=tuple(kept))
 
 
 def _rest(process: Process) -> tuple[object, ...]:

@@ -25,7 +25,7 @@ def steps_between(
     """Steps that lead from one plan to another.
 
     Args:
-        restart: servers that are restarted though nothing about them changes.
+        restart: servers that are restarted though less or nothing would do.
         stopped: servers that are out of service, and stay so unless they are in ``restart``.
     """
     names = [*dict.fromkeys(own.server for own in (*before.processes, *after.processes))]
@@ -35,7 +35,7 @@ def steps_between(
         for role in (*WORKER_ROLES, Role.GATEWAY):
             for old, new, name in rows:
                 kind = _strongest(old, new)
-                if kind is Kind.NOTHING and name in restart:
+                if name in restart and kind not in (Kind.ADD, Kind.REMOVE):
                     kind = Kind.RESTART
                 phase = kind if kind in (Kind.ADD, Kind.REMOVE) else None
                 if (new or old)[0].role is not role or phase is not wanted:
@@ -86,13 +86,16 @@ def steps_back(change: Change, present: set[str]) -> list[Step]:
         old = parts(before, name)
         own = [step for step in touched if step.process.name == name]
         now = own[0].processes
-        if old and all(step.action in TAKES_OUT for step in own):
-            back.append(_step("release", old, old))
-        elif old and own[0].action == DEFINE:
+        if old and own[0].action == DEFINE:
             back += _told(now, old)
+        elif old and name in change.stopped:
+            back += _out_of_service(now, old, is_present=name in present)
+        elif old and all(step.action in TAKES_OUT for step in own):
+            back.append(_step("release", old, old))
         elif old:
             kind = _strongest(now, old)
-            kind = Kind.RESTART if kind is Kind.NOTHING else kind
+            if kind is Kind.NOTHING or any(step.action == "stop" for step in own):
+                kind = Kind.RESTART
             back += steps_for(now, old, Kind.ADD if name not in present else kind)
         elif name in present:
             back += steps_for(now, (), Kind.REMOVE)
@@ -111,6 +114,14 @@ def _told(before: tuple[Process, ...], after: tuple[Process, ...]) -> list[Step]
     return [_step(DEFINE, before, after)]
 
 
+def _out_of_service(
+    now: tuple[Process, ...], old: tuple[Process, ...], *, is_present: bool
+) -> list[Step]:
+    """A server that was stopped is stopped again, whatever was done to it meanwhile."""
+    actions = ("hold", "drain", "stop", DEFINE) if is_present else ("enter", "hold")
+    return [_step(action, now, old) for action in actions]
+
+
 def _step(action: str, before: tuple[Process, ...], after: tuple[Process, ...]) -> Step:
     process, *others = after or before
     return Step(action, process, before[0] if before else None, tuple(others))
@@ -123,13 +134,13 @@ def _storage(before: tuple[Process, ...], after: tuple[Process, ...]) -> tuple[s
 
 
 def refuse_outage(plan: Plan, steps: list[Step], serving: set[str]) -> None:
-    """Refuse steps that leave a role without a worker that serves.
+    """Refuse steps that leave a role without a worker that serves, or clients without a gateway.
 
     Args:
-        serving: workers that get requests now.
+        serving: workers that get requests now, and the gateway if it takes any.
 
     Raises:
-        ClusterError: while one of them is out nobody else of its role is there.
+        ClusterError: while one of them is out nobody else is there in its place.
     """
     out: set[str] = set()
     roles = {own.name: own.role for own in plan.processes}
@@ -147,6 +158,13 @@ def refuse_outage(plan: Plan, steps: list[Step], serving: set[str]) -> None:
                     remedy=f"Add one first (`pdcache scale {plan.name} {role}=2`), or accept it "
                     "with --allow-outage.",
                 )
+        elif step.action == "replace" and name in serving:
+            raise ClusterError(
+                "there is no other: while it is replaced connections are refused for a second or "
+                "two, and requests that run are cut.",
+                where=name,
+                remedy="Accept it with --allow-outage.",
+            )
         elif step.action == "release":
             out.discard(name)
             serving = serving | {name}

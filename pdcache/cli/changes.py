@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 import yaml
 
-from pdcache.changes.change import Change, ChangeState
+from pdcache.changes.change import Change, ChangeState, Step
 from pdcache.changes.kinds import has_storage, refuse_impossible, without_storage
 from pdcache.changes.run import roll_back
 from pdcache.changes.steps import drain_steps, parts, refuse_outage, steps_between
@@ -43,8 +43,10 @@ def apply_command(
     """Make a live cluster what an edited topology says, with the least that does it.
 
     Workers are added, changed one at a time while the others serve, then removed. What differs in
-    nothing is left alone; policies and storage options of prefill change without a restart. What
-    cannot change while requests run (model, page size, layout, dtype, store) is refused.
+    nothing is left alone; policies and storage options of prefill change without a restart, unless
+    a server spans nodes. What cannot change while requests run (model, page size, layout, dtype,
+    store) is refused. Another setting of the gateway replaces it: connections are refused for a
+    second or two, requests that run are cut, and --allow-outage is needed.
 
     Example: pdcache apply topologies/full_offload.yaml --set prefill.workers=3 --dry-run
     """
@@ -107,10 +109,7 @@ def drain_command(
     steps = drain_steps(server(own.plan, worker))
     if not allow_outage:
         refuse_outage(own.plan, steps, serving(client, own))
-    change = Change(
-        f"drain {worker}", steps, own.plan, own.topology, (own.plan, own.topology), timeout
-    )
-    run(client, change, json=json)
+    run(client, change_of(own, f"drain {worker}", steps, timeout), json=json)
 
 
 def restart_command(
@@ -122,7 +121,9 @@ def restart_command(
 ) -> None:
     """Restart a worker, or all of a role one at a time, while the others serve.
 
-    Each is drained first, and proved before it gets requests again.
+    Each is drained first, and proved before it gets requests again. There is one gateway only:
+    while it is replaced connections are refused for a second or two, requests that run are cut, and
+    --allow-outage is needed.
 
     Example: pdcache restart prefill full-offload
     """
@@ -136,10 +137,7 @@ def restart_command(
     steps = steps_between(own.plan, own.plan, restart=frozenset(names))
     if not allow_outage:
         refuse_outage(own.plan, steps, serving(client, own))
-    change = Change(
-        f"restart {target}", steps, own.plan, own.topology, (own.plan, own.topology), timeout
-    )
-    run(client, change, json=json)
+    run(client, change_of(own, f"restart {target}", steps, timeout), json=json)
 
 
 def change_command(
@@ -223,7 +221,22 @@ def change_to(
     steps = steps_between(own.plan, plan, stopped=frozenset(own.stopped))
     if not allow_outage:
         refuse_outage(own.plan, steps, serving(client, own))
-    return Change(title, steps, plan, topology, (own.plan, own.topology), limit_s)
+    return change_of(own, title, steps, limit_s, plan, topology)
+
+
+def change_of(
+    own: Desired,
+    title: str,
+    steps: list[Step],
+    limit_s: float,
+    plan: Plan | None = None,
+    topology: Topology | None = None,
+) -> Change:
+    """A change of a cluster as it is; unset, its plan and topology stay as they are."""
+    return Change(
+        title, steps, plan or own.plan, topology or own.topology, (own.plan, own.topology),
+        limit_s, stopped=frozenset(own.stopped),
+    )  # fmt: skip
 
 
 def overlaid(own: Desired, overrides: list[str]) -> Topology:

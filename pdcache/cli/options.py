@@ -30,7 +30,10 @@ SloOption = Annotated[
 ]
 AllowOutage = Annotated[
     bool,
-    typer.Option("--allow-outage", help="Even when a role is without a worker for a while."),
+    typer.Option(
+        "--allow-outage",
+        help="Even when a role has no worker, or no gateway is there, for a while.",
+    ),
 ]
 Limit = Annotated[
     float, typer.Option("--timeout", metavar="S", min=1.0, help="Seconds for each step.")

@@ -31,7 +31,8 @@ def attach_command(
     """Attach every worker to L3, or attach it anew with changed options.
 
     One worker at a time: out of the gateway, idle, the store's health, detach and attach, a canary
-    through L3, back. Decode workers that offload cannot attach and are restarted instead.
+    through L3, back. Decode workers that offload, and servers that span nodes, are restarted
+    instead.
 
     Example: pdcache storage attach full-offload --set hicache.prefetch_timeout_base_s=2
     """
@@ -53,7 +54,8 @@ def detach_command(
 ) -> None:
     """Detach every worker from L3, so that the store can be maintained; serving goes on.
 
-    Prefill goes on with L1 and L2. Decode workers that offload are restarted one at a time.
+    Prefill goes on with L1 and L2. Decode workers that offload, and servers that span nodes, are
+    restarted one at a time.
 
     Example: pdcache storage detach full-offload
     """
@@ -73,13 +75,21 @@ def policies_command(
     ] = None,
     write: Annotated[
         str | None,
-        typer.Option("--write", help="write_through, write_back or write_through_selective."),
+        typer.Option(
+            "--write",
+            help="write_through; with --skip-check write-policy also write_back or "
+            "write_through_selective, which keep prompts seen once from other workers.",
+        ),
     ] = None,
     skip_check: SkipCheck = None,
+    allow_outage: AllowOutage = False,
     timeout: Limit = 600.0,
     json: Json = False,
 ) -> None:
-    """Change the prefetch or write policy of every prefill worker, without a restart.
+    """Change the prefetch or write policy of every prefill worker.
+
+    A worker takes it while it runs. Servers that span nodes are restarted, one after the other, and
+    so are those that are detached from L3 for another write policy.
 
     Example: pdcache storage policies full-offload --prefetch timeout
     """
@@ -92,7 +102,7 @@ def policies_command(
     client = ClusterClient(the_record(name))
     topology = overlaid(client.desired(), overrides)
     title = " ".join(["storage policies", *overrides])
-    change = change_to(client, topology, title, skip_check or [], False, timeout)
+    change = change_to(client, topology, title, skip_check or [], allow_outage, timeout)
     run(client, change, json=json)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING
 
 from pdcache.changes.change import ChangeState
@@ -22,14 +23,17 @@ TRIES = 2
 """Canaries in a row that must fail: one may meet a moment of load."""
 
 AGAIN_S = 5.0
+LOOK_S = 5.0
+"""How soon a change of ``watch.reuse_s`` counts."""
+
 REQUEST_LIMIT_S = 60.0
 
 
 async def watch_reuse(live: Live) -> None:
     """Send a canary through a hop every so often, the hops in turn; flushes nobody."""
     turn = failed = 0
-    while every_s := live.desired.topology.watch.reuse_s:
-        await asyncio.sleep(min(every_s, AGAIN_S) if failed else every_s)
+    while True:
+        await _until_due(live, longest_s=AGAIN_S if failed else math.inf)
         change = live.desired.change
         if change is not None and change.state is ChangeState.RUNNING:
             continue
@@ -48,6 +52,18 @@ async def watch_reuse(live: Live) -> None:
         elif failed >= TRIES:
             text = f"{canary.name} ({canary.hop}): {canary.evidence}"
             live.degrade(KEY, text, "see `pdcache verify` for the probable causes")
+
+
+async def _until_due(live: Live, *, longest_s: float) -> None:
+    """Wait as long as the topology says, which another may replace meanwhile; 0 is for ever."""
+    waited_s = 0.0
+    while True:
+        every_s = live.desired.topology.watch.reuse_s
+        left_s = min(every_s, longest_s) - waited_s if every_s else LOOK_S
+        if left_s <= 0:
+            return
+        await asyncio.sleep(min(left_s, LOOK_S))
+        waited_s += min(left_s, LOOK_S)
 
 
 async def _canary(live: Live, turn: int) -> Canary | None:

@@ -128,11 +128,11 @@ def _environment(
 def _failing(topology: Topology) -> dict[str, str]:
     """How soon one half of a request notices that the other half failed.
 
-    Seconds, all of them below the gateway's own limit (sglang 0.5.23 ``environ.py:751-778``).
+    Whole seconds, all of them below the gateway's own limit (sglang 0.5.23 ``environ.py:751-778``).
     Decode asks prefill's bootstrap server for a sign of life, and after that many misses drops the
     requests that wait for it; it keeps their KV until a transfer cannot come any more.
     """
-    half = str(max(10, topology.gateway.request_timeout_s // 2))
+    half = str(topology.gateway.request_timeout_s // 2)
     return {
         "SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT": half,
         "SGLANG_DISAGGREGATION_WAITING_TIMEOUT": half,

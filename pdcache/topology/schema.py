@@ -178,7 +178,7 @@ class Gateway(_Model):
     ] = "cache_aware"
     decode_policy: Literal["round_robin", "random", "power_of_two"] = "round_robin"
     request_timeout_s: int = Field(
-        600, ge=1, description="of one try of a request, its whole stream included"
+        600, ge=2, description="of one try of a request, its whole stream included"
     )
     max_concurrent_requests: int = Field(
         1024, ge=1, description="requests in flight at most; more wait in the queue"

@@ -25,12 +25,20 @@ def edited(before: Plan | None, *overrides: str, topology: str = "full_offload")
     return build_plan(made, fixed_facts(meant_nodes(made) or ONE_CPU_NODE), like=before)
 
 
-def change_of(before: Plan, after: Plan, limit_s: float = 5.0) -> Change:
+def change_of(
+    before: Plan,
+    after: Plan,
+    limit_s: float = 5.0,
+    *,
+    restart: frozenset[str] = frozenset(),
+    stopped: frozenset[str] = frozenset(),
+) -> Change:
     """The change between two plans; its topologies say nothing."""
     any_topology = shipped("full_offload")
+    steps = steps_between(before, after, restart=restart, stopped=stopped)
     return Change(
-        "apply a.yaml", steps_between(before, after), after, any_topology,
-        (before, any_topology), limit_s,
+        "apply a.yaml", steps, after, any_topology, (before, any_topology), limit_s,
+        stopped=stopped,
     )  # fmt: skip
 
 

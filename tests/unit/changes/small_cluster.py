@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pdcache.changes.change import Step
-from pdcache.changes.kinds import BACKEND, OPTIONS, PREFETCH, WRITE
+from pdcache.changes.kinds import BACKEND, OPTIONS, PREFETCH, WRITE, detached
 from pdcache.plan.portable import flags
 from pdcache.plan.process import Plan, Process
 from pdcache.topology.schema import WORKER_ROLES, Role
@@ -22,22 +22,27 @@ class SmallCluster:
         serving: workers that the gateway has.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, stopped: frozenset[str] = frozenset()) -> None:
         self.told = {own.name: own for own in plan.processes}
-        self.runs = {own.name: flags(own) for own in plan.processes}
-        self.serving = {own.name for own in plan.processes if own.role in WORKER_ROLES}
+        self.runs = running(plan, stopped)
+        self.serving = workers(plan) - stopped
 
     def do(self, step: Step) -> None:
-        """One step, done again without harm."""
+        """One step, done again without harm. What runs is always what it was told to be."""
         for process in step.processes:
             getattr(self, f"_{step.action}")(process, process.name)
+        for name, own in self.runs.items():
+            assert flags(self.told[name]) == own, f"{step}: {name}"
 
-    def is_as(self, plan: Plan) -> bool:
-        """Every process of the plan and no other is there, is as the plan has it, and serves."""
+    def is_as(self, plan: Plan, stopped: frozenset[str] = frozenset()) -> bool:
+        """Every process of the plan and no other is there, is as the plan has it, and serves.
+
+        Those that are stopped are told what they will be, and neither run nor serve.
+        """
         return (
             self.told == {own.name: own for own in plan.processes}
-            and self.runs == {own.name: flags(own) for own in plan.processes}
-            and self.serving == {p.name for p in plan.processes if p.role in WORKER_ROLES}
+            and self.runs == running(plan, stopped)
+            and self.serving == workers(plan) - stopped
         )
 
     def serves(self, role: Role) -> bool:
@@ -55,7 +60,7 @@ class SmallCluster:
 
     def _detach(self, process: Process, name: str) -> None:
         assert name not in self.serving, "SGLang wants it idle"
-        self.told[name] = process
+        self.told[name] = detached(self.told[name])
         for flag in L3:
             self.runs[name].pop(flag, None)
 
@@ -104,6 +109,16 @@ class SmallCluster:
     def _replace(self, process: Process, name: str) -> None:
         self.told[name] = process
         self.runs[name] = flags(process)
+
+
+def running(plan: Plan, stopped: frozenset[str]) -> dict[str, dict[str, str]]:
+    """Flags of the processes of a plan, by name, without those that are stopped."""
+    return {own.name: flags(own) for own in plan.processes if own.name not in stopped}
+
+
+def workers(plan: Plan) -> set[str]:
+    """Names of the workers of a plan."""
+    return {own.name for own in plan.processes if own.role in WORKER_ROLES}
 
 
 def with_flag(process: Process, flag: str, value: str) -> Process:

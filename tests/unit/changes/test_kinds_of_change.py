@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 from golden.plans import golden_plan
 from live_plans import edited, kinds, live
+from small_cluster import with_flag
 
 from pdcache.changes.kinds import (
     BACKEND,
     OFFLOAD,
     OPTIONS,
+    WRITE,
     Kind,
     has_storage,
     kind_of,
@@ -112,11 +114,16 @@ def test_taking_l3_away_and_back_restarts_decode_alone() -> None:
     assert kinds(live(), bare) == kinds(bare, live()) == expected
 
 
-def test_a_policy_of_a_worker_without_l3_is_not_sent_to_it() -> None:
-    """A PUT would attach it."""
+def test_a_write_policy_of_a_worker_without_l3_needs_a_restart() -> None:
+    """A PUT would attach it, and a DELETE takes no policy."""
     bare = without_storage(live()).process("prefill-0")
-    at = bare.argv.index("--hicache-write-policy") + 1
-    other = replace(bare, argv=(*bare.argv[:at], "write_back", *bare.argv[at + 1 :]))
+    other = with_flag(bare, WRITE, "write_back")
+    assert kind_of(bare, other) is kind_of(live().process("prefill-0"), other) is Kind.RESTART
+
+
+def test_a_write_policy_that_comes_with_l3_is_a_part_of_the_attach() -> None:
+    bare = without_storage(live()).process("prefill-0")
+    other = with_flag(live().process("prefill-0"), WRITE, "write_back")
     assert kind_of(bare, other) is Kind.STORAGE
 
 
@@ -135,6 +142,7 @@ def test_decode_that_does_not_offload_does_not_care_about_l3() -> None:
         ("model.served_name=other", "served_name cannot change"),
         ("mode=prefill_only", "the mode cannot change"),
         ("name=other", "the name cannot change"),
+        ("gateway.port=8123", "the gateway's address cannot change while the cluster serves"),
         ("store.segment_gb=3", "store-holder-0: the store cannot change"),
         ("store.holders=2", "store-holder-1: the store cannot change"),
         ("store.port=20500", "the store cannot change while workers are attached"),

@@ -8,7 +8,7 @@ from functools import cache
 from hypothesis import assume, given, settings
 from hypothesis import strategies as some
 from live_plans import change_of, live
-from small_cluster import SmallCluster, with_flag
+from small_cluster import SmallCluster, with_flag, workers
 
 from pdcache.changes.change import Change, Step, StepState
 from pdcache.changes.kinds import OPTIONS, PREFETCH, WRITE, without_storage
@@ -54,8 +54,7 @@ class Wish:
             process = with_flag(process, PREFETCH, self.prefetch)
             process = with_flag(process, OPTIONS, self.options)
             process = with_flag(process, "--max-running-requests", self.prefill_requests)
-            # Taking L3 away and changing how L2 writes at once is left to a restart.
-            return with_flag(process, WRITE, self.write if self.attached else "write_through")
+            return with_flag(process, WRITE, self.write)
         if process.role is Role.DECODE:
             return with_flag(process, "--max-running-requests", self.decode_requests)
         if process.role is Role.GATEWAY:
@@ -67,33 +66,43 @@ COUNTS = some.integers(1, 3)
 GATEWAYS = some.sampled_from(["cache_aware", "random"])
 
 
-def wishes(*, attached: some.SearchStrategy[bool]) -> some.SearchStrategy[Wish]:
-    return some.builds(
-        Wish, prefill=COUNTS, decode=COUNTS, prefetch=POLICIES, write=WRITES,
-        options=OPTION_TEXTS, prefill_requests=REQUESTS, decode_requests=REQUESTS,
-        gateway=GATEWAYS, attached=attached,
-    )  # fmt: skip
+WISHES = some.builds(
+    Wish, prefill=COUNTS, decode=COUNTS, prefetch=POLICIES, write=WRITES,
+    options=OPTION_TEXTS, prefill_requests=REQUESTS, decode_requests=REQUESTS,
+    gateway=GATEWAYS, attached=some.booleans(),
+)  # fmt: skip
+NAMES = some.frozensets(some.sampled_from(sorted(workers(LARGEST))), max_size=3)
+AT, HAS_EFFECT = some.integers(0, 99), some.booleans()
 
 
-@some.composite
-def pairs(draw: some.DrawFn) -> tuple[Wish, Wish]:
-    """Two wishes, one of them at least with L3."""
-    before = draw(wishes(attached=some.booleans()))
-    after = draw(wishes(attached=some.booleans() if before.attached else some.just(True)))
-    if before.attached and after.attached:
-        return before, after
-    return replace(before, write="write_through"), replace(after, write="write_through")
+@dataclass(frozen=True)
+class Case:
+    """A cluster, what it shall become, and which of its servers are stopped or restarted."""
+
+    before: Wish
+    after: Wish
+    stopped_at_first: frozenset[str]
+    restart: frozenset[str]
+
+    @property
+    def stopped(self) -> frozenset[str]:
+        """Servers that are out of service when the change begins."""
+        return self.stopped_at_first & workers(self.before.plan())
+
+    @property
+    def stopped_at_last(self) -> frozenset[str]:
+        """Those that nobody asked for and that are still a part of the cluster."""
+        return (self.stopped - self.restart) & workers(self.after.plan())
 
 
-PAIRS, AT, HAS_EFFECT = pairs(), some.integers(0, 99), some.booleans()
-Pair = tuple[Wish, Wish]
+CASES = some.builds(Case, WISHES, WISHES, NAMES, NAMES)
 
 
-def change_between(pair: Pair) -> tuple[Change, SmallCluster]:
+def change_between(case: Case) -> tuple[Change, SmallCluster]:
     """The change, and a cluster at its beginning."""
-    before, after = pair
-    change = change_of(before.plan(), after.plan())
-    return change, SmallCluster(before.plan())
+    before, after = case.before.plan(), case.after.plan()
+    change = change_of(before, after, restart=case.restart, stopped=case.stopped)
+    return change, SmallCluster(before, case.stopped)
 
 
 def stop_at(change: Change, cluster: SmallCluster, at: int, has_effect: bool) -> list[Step]:
@@ -110,41 +119,42 @@ def stop_at(change: Change, cluster: SmallCluster, at: int, has_effect: bool) ->
 
 
 @settings(max_examples=80)
-@given(PAIRS)
-def test_all_steps_lead_to_the_goal(pair: Pair) -> None:
-    change, cluster = change_between(pair)
+@given(CASES)
+def test_all_steps_lead_to_the_goal(case: Case) -> None:
+    change, cluster = change_between(case)
     for step in change.steps:
         cluster.do(step)
-    assert cluster.is_as(change.plan)
+    assert cluster.is_as(change.plan, case.stopped_at_last)
 
 
 @settings(max_examples=80)
-@given(PAIRS, AT, HAS_EFFECT)
+@given(CASES, AT, HAS_EFFECT)
 def test_a_change_that_is_taken_up_where_it_failed_leads_to_the_goal(
-    pair: Pair, at: int, has_effect: bool
+    case: Case, at: int, has_effect: bool
 ) -> None:
-    change, cluster = change_between(pair)
+    change, cluster = change_between(case)
     for step in stop_at(change, cluster, at, has_effect):
         cluster.do(step)
-    assert cluster.is_as(change.plan)
+    assert cluster.is_as(change.plan, case.stopped_at_last)
 
 
 @settings(max_examples=80)
-@given(PAIRS, AT, HAS_EFFECT)
+@given(CASES, AT, HAS_EFFECT)
 def test_a_change_that_is_taken_back_leads_to_the_start(
-    pair: Pair, at: int, has_effect: bool
+    case: Case, at: int, has_effect: bool
 ) -> None:
-    change, cluster = change_between(pair)
+    change, cluster = change_between(case)
     stop_at(change, cluster, at, has_effect)
     for step in steps_back(change, set(cluster.told)):
         cluster.do(step)
-    assert cluster.is_as(change.before[0])
+    assert cluster.is_as(change.before[0], case.stopped)
 
 
 @settings(max_examples=80)
-@given(PAIRS)
-def test_steps_that_are_not_refused_leave_always_a_worker_of_each_role(pair: Pair) -> None:
-    change, cluster = change_between(pair)
+@given(CASES)
+def test_steps_that_are_not_refused_leave_each_role_a_worker_if_it_had_one(case: Case) -> None:
+    change, cluster = change_between(case)
+    served = [role for role in WORKER_ROLES if cluster.serves(role)]
     try:
         refuse_outage(change.before[0], change.steps, set(cluster.serving))
     except ClusterError as error:
@@ -152,4 +162,4 @@ def test_steps_that_are_not_refused_leave_always_a_worker_of_each_role(pair: Pai
         return
     for step in change.steps:
         cluster.do(step)
-        assert all(cluster.serves(role) for role in WORKER_ROLES), step
+        assert all(cluster.serves(role) for role in served), step

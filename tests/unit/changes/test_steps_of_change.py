@@ -151,8 +151,7 @@ def test_a_server_that_is_out_of_service_comes_back_when_that_is_asked_for() -> 
 
 def test_what_it_learnt_is_taken_back() -> None:
     after = edited(live(), "prefill.max_running_requests=4")
-    change = change_of(live(), after)
-    change.steps = steps_between(live(), after, stopped=frozenset({"prefill-0", "prefill-1"}))
+    change = change_of(live(), after, stopped=frozenset({"prefill-0", "prefill-1"}))
     change.steps[0].state = StepState.DONE
     undone = steps_back(change, {own.name for own in live().processes})
     assert words(undone) == ["define prefill-0"]
@@ -206,7 +205,18 @@ def test_a_worker_that_came_back_stands_in_for_the_next() -> None:
     assert outage(two, planned, {*ALL, "decode-1"}) is None
 
 
-def test_replacing_the_gateway_takes_no_worker_out() -> None:
+@pytest.mark.parametrize("restart", [frozenset(), frozenset({"gateway"})])
+def test_the_only_gateway_is_not_replaced(restart: frozenset[str]) -> None:
+    override = () if restart else ("gateway.prefill_policy=random",)
+    planned = steps_between(live(), edited(live(), *override), restart=restart)
+    said = outage(live(), planned, {*ALL, "gateway"})
+    assert said is not None
+    assert said.startswith("gateway: there is no other")
+    assert "connections are refused for a second or two" in said
+    assert "--allow-outage" in said
+
+
+def test_a_gateway_that_does_not_serve_anyhow_may_be_replaced() -> None:
     assert outage(live(), steps("gateway.prefill_policy=random"), ALL) is None
 
 
@@ -244,6 +254,18 @@ def test_a_worker_that_was_stopped_is_restarted_as_it_was(done: int) -> None:
     assert back("prefill.max_running_requests=4", done=done) == on("prefill-0", RESTART)
 
 
+@pytest.mark.parametrize("done", [2, 3])
+def test_a_worker_that_may_not_run_is_restarted_though_an_attach_would_make_it_what_it_was(
+    done: int,
+) -> None:
+    write = edited(live(), "prefill.hicache.write_policy=write_back")
+    change = change_of(live(), without_storage(write))
+    for step in change.steps[: done + 1]:
+        step.state = StepState.DONE
+    undone = steps_back(change, {own.name for own in live().processes})
+    assert words(undone) == on("prefill-0", RESTART)
+
+
 @pytest.mark.parametrize("done", [2, 3, 4, 5])
 def test_a_worker_that_was_detached_is_attached_as_it_was(done: int) -> None:
     assert back("prefill.hicache.prefetch_threshold=128", done=done) == on("prefill-0", ATTACH_ANEW)
@@ -269,6 +291,31 @@ def test_a_worker_that_was_removed_comes_back() -> None:
     for step in change.steps:
         step.state = StepState.DONE
     assert words(steps_back(change, {"prefill-0", "decode-0", "gateway"})) == on("prefill-1", ADD)
+
+
+OUT = frozenset({"prefill-1"})
+STOPPED_AGAIN = ["hold", "drain", "stop", "define"]
+
+
+@pytest.mark.parametrize("done", range(len(RESTART)))
+def test_a_server_that_was_out_of_service_stays_out_whatever_a_restart_did_to_it(
+    done: int,
+) -> None:
+    change = change_of(live(), live(), restart=OUT, stopped=OUT)
+    for step in change.steps[: done + 1]:
+        step.state = StepState.DONE
+    undone = steps_back(change, {own.name for own in live().processes})
+    assert words(undone) == on("prefill-1", STOPPED_AGAIN)
+    assert all(step.process == live().process("prefill-1") for step in undone)
+
+
+def test_a_server_that_was_out_of_service_is_only_a_part_of_the_cluster_again() -> None:
+    change = change_of(live(), edited(live(), "prefill.workers=1"), stopped=OUT)
+    for step in change.steps:
+        step.state = StepState.DONE
+    assert words(steps_back(change, {"prefill-0", "decode-0", "gateway"})) == on(
+        "prefill-1", ["enter", "hold"]
+    )
 
 
 def test_a_replaced_gateway_is_replaced_again() -> None:

@@ -9,6 +9,7 @@ from command_outcome import Outcome, Pdcache
 from live_cluster import LiveCluster
 
 from pdcache.changes.change import Change, ChangeState, StepState
+from pdcache.changes.kinds import without_storage
 from pdcache.changes.steps import steps_between
 from pdcache.cli import changes, storage
 from pdcache.topology import load_topology
@@ -118,6 +119,37 @@ def test_a_change_of_the_only_prefill_is_an_outage_that_must_be_allowed(
     assert "pdcache scale small prefill=2" in refused.err
     assert steps(pdcache(*words, "--allow-outage")) == on("prefill-0", RESTART)
     assert cluster.begun[0].limit_s == 600.0
+
+
+@pytest.mark.parametrize(
+    "words", [("restart", "gateway"), ("apply", "small.yaml", "--set", "gateway.queue_size=8")]
+)
+def test_the_gateway_is_replaced_only_if_refused_connections_are_allowed(
+    pdcache: Pdcache, small: Path, cluster: LiveCluster, words: tuple[str, ...]
+) -> None:
+    words = tuple(str(small) if word == small.name else word for word in words)
+    refused = pdcache(*words)
+    assert refused.code == 1
+    assert "connections are refused for a second or two" in refused.err
+    assert cluster.begun == []
+    assert steps(pdcache(*words, "--allow-outage", "--json")) == ["replace gateway"]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("gateway.key_file=/tmp/another.key", "gateway.key_file: the gateway's key cannot change"),
+        ("gateway.port=8123", "the gateway's address cannot change while the cluster serves"),
+    ],
+)
+def test_where_and_with_which_key_clients_ask_cannot_change(
+    pdcache: Pdcache, small: Path, cluster: LiveCluster, override: str, said: str
+) -> None:
+    done = pdcache("apply", small, "--set", override, "--allow-outage")
+    assert done.code == 1
+    assert said in done.err
+    assert "pdcache down small" in done.err
+    assert cluster.begun == []
 
 
 def test_apply_finds_the_cluster_by_the_name_in_the_file(
@@ -281,6 +313,17 @@ def test_taking_back_that_failed_goes_on_where_it_stopped(
     assert change.steps == before
 
 
+@pytest.mark.parametrize(
+    "words", [("restart", "prefill"), ("drain", "prefill-0"), ("scale", "prefill=2")]
+)
+def test_a_change_remembers_who_was_out_of_service(
+    pdcache: Pdcache, cluster: LiveCluster, words: tuple[str, ...]
+) -> None:
+    cluster.own.stopped, cluster.down = ["prefill-0"], {"prefill-0"}
+    assert pdcache(*words).code == 0
+    assert cluster.begun[0].stopped == {"prefill-0"}
+
+
 # --- storage
 
 
@@ -312,6 +355,24 @@ def test_a_policy_that_no_check_lets_pass_changes_nothing(
     assert done.code == 1
     assert "write_back writes a page to L3 only when it is evicted" in done.err
     assert cluster.begun == []
+
+
+def test_a_write_policy_whose_check_is_left_out_is_changed(
+    pdcache: Pdcache, cluster: LiveCluster
+) -> None:
+    words = ("storage", "policies", "--write", "write_back", "--skip-check", "write-policy")
+    assert steps(pdcache(*words, "--json")) == ["policies prefill-0"]
+
+
+def test_a_write_policy_of_the_only_worker_is_an_outage_while_it_is_detached(
+    pdcache: Pdcache, cluster: LiveCluster
+) -> None:
+    cluster.own.plan = without_storage(cluster.own.plan)
+    words = ("storage", "policies", "--write", "write_back", "--skip-check", "write-policy")
+    refused = pdcache(*words)
+    assert refused.code == 1
+    assert "no other prefill worker serves" in refused.err
+    assert steps(pdcache(*words, "--allow-outage", "--json")) == on("prefill-0", RESTART)
 
 
 def test_policies_without_any_are_wrong_usage(pdcache: Pdcache, cluster: LiveCluster) -> None:

@@ -18,7 +18,7 @@ from golden.plans import (
     shipped,
 )
 
-from pdcache.errors import PlanError
+from pdcache.errors import PlanError, TopologyError
 from pdcache.plan import Plan, build_plan
 from pdcache.plan.build import binary
 from pdcache.plan.ports import SERVER_BAND, SERVICE_BAND
@@ -406,3 +406,15 @@ def test_a_store_starts_before_the_workers_whatever_its_backend(name: str) -> No
     assert made.process("gateway").wave == 4
     assert made.store.backend == {"ha": "mooncake"}.get(name, name)
     assert max(Counter(all_ports(made)).values()) == 1
+
+
+@pytest.mark.parametrize("limit_s", [2, 3, 10, 11, 19, 600])
+def test_halves_of_a_request_give_up_before_the_gateway_does(limit_s: int) -> None:
+    for server in servers(plan(f"gateway.request_timeout_s={limit_s}")):
+        for what in ("BOOTSTRAP", "WAITING"):
+            assert 0 < int(server.env[f"SGLANG_DISAGGREGATION_{what}_TIMEOUT"]) < limit_s
+
+
+def test_a_limit_that_leaves_the_halves_no_time_is_refused() -> None:
+    with pytest.raises(TopologyError, match=r"gateway\.request_timeout_s"):
+        plan("gateway.request_timeout_s=1")
