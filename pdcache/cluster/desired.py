@@ -55,8 +55,21 @@ def load(cluster: str) -> Desired | None:
 
 
 def forget(cluster: str) -> None:
-    """Remove what was kept."""
+    """Remove what was kept, and whose it was."""
     _kv()._internal_kv_del(_key(cluster))
+    _kv()._internal_kv_del(_owner_key(cluster))
+
+
+def claim(cluster: str, cluster_id: str) -> None:
+    """The name belongs to a new cluster: what one before it left under the name is forgotten."""
+    forget(cluster)
+    _kv()._internal_kv_put(_owner_key(cluster), cluster_id.encode(), overwrite=True)
+
+
+def is_others(cluster: str, cluster_id: str) -> bool:
+    """Whether the name was claimed by another cluster than that of the id."""
+    owner: bytes | None = _kv()._internal_kv_get(_owner_key(cluster))
+    return owner is not None and owner.decode() != cluster_id
 
 
 def _kv() -> Any:
@@ -67,3 +80,7 @@ def _kv() -> Any:
 
 def _key(cluster: str) -> bytes:
     return f"pdcache:{cluster}:desired".encode()
+
+
+def _owner_key(cluster: str) -> bytes:
+    return f"pdcache:{cluster}:owner".encode()
