@@ -94,6 +94,7 @@ def _end(ray: Any, record: Record) -> list[str]:
     except ClusterError:
         # Without a controller: a process ends when its actor does.
         _kill_actors(ray, record.namespace)
+        desired.forget(record.name)
         return []
 
 
