@@ -77,12 +77,9 @@ async def _flush(live: Live, worker: Process) -> None:
         return
     except PdcacheError:
         pass
-    others = [own for own in live.serving(Role.PREFILL) if own.name != worker.name]
-    change = live.desired.change
-    changing = change is not None and change.state is ChangeState.RUNNING
-    alone = not others or changing
+    take_out = _may_take_out(live, worker)
     try:
-        if not alone:
+        if take_out:
             await live.hold(worker.name, OUT)
             await live.wait_gone(worker, HELD_LIMIT_S)
             await end_orphans(live, worker)
@@ -91,7 +88,15 @@ async def _flush(live: Live, worker: Process) -> None:
         live.events.add(worker.name, "failed", f"could not be flushed: {error.message}")
     finally:
         # A change may have taken it out meanwhile, and then it is the change's.
-        if live.desired.held.get(worker.name) == OUT:
+        if take_out and live.desired.held.get(worker.name) == OUT:
             await live.release(worker.name)
             with contextlib.suppress(PdcacheError):
                 await live.wait_registered([worker], HELD_LIMIT_S)
+
+
+def _may_take_out(live: Live, worker: Process) -> bool:
+    """Others serve in its place, no change runs, and nobody else keeps it out already."""
+    others = [own for own in live.serving(Role.PREFILL) if own.name != worker.name]
+    change = live.desired.change
+    changing = change is not None and change.state is ChangeState.RUNNING
+    return bool(others) and not changing and worker.name not in live.desired.held
