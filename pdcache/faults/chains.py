@@ -36,8 +36,11 @@ OUT = "out for a flush"
 async def mend_chains(live: Live, why: str) -> None:
     """Wait until pages reach the store again, then flush every prefill, one at a time.
 
-    The cluster is DEGRADED with the reason until it is done. Cancelled only with the controller.
+    The cluster is DEGRADED with the reason until it is done. Cancelled only with the controller,
+    and then ``desired.broken`` tells the next one that it is not done.
     """
+    live.desired.broken = why
+    live.save()
     live.degrade(
         KEY, f"{why}: earlier turns miss on other prefills", "flushing prefills one by one"
     )
@@ -50,7 +53,18 @@ async def mend_chains(live: Live, why: str) -> None:
             await _flush(live, worker)
             flushed.append(worker.name)
     text = f"pages reach L3, and {', '.join(flushed) or 'nobody'} was flushed"
+    if live.desired.broken == why:  # Else a later mend runs, which makes up for this one too.
+        live.desired.broken = None
+        live.save()
     live.heal(KEY, f"{text}: the next turn of a dialogue writes its pages again")
+
+
+async def end_flushes(live: Live) -> None:
+    """Let in what a controller before this one took out for a flush, and did not let in again."""
+    for name in [name for name, why in live.desired.held.items() if why == OUT]:
+        # The watch writes the manifest again when the gateway's actor answers.
+        with contextlib.suppress(PdcacheError):
+            await live.release(name)
 
 
 async def _writes_fail(live: Live) -> str | None:

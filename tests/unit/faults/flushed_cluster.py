@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,10 +26,19 @@ PLAN = golden_plan("full_offload")
 
 
 class KeptDesired(Desired):
-    """Notes what a controller that comes next would find."""
+    """Keeps itself, for a controller that comes next, in ``kept``; ``saves`` counts how often."""
+
+    kept = b""
+    saves = 0
 
     def save(self, cluster: str) -> None:
-        self.kept: dict[str, Any] = {"held": dict(self.held)}
+        self.kept, self.saves = b"", self.saves + 1
+        self.kept = pickle.dumps(self)
+
+    def as_found(self) -> KeptDesired:
+        """What the next controller finds."""
+        found: KeptDesired = pickle.loads(self.kept)
+        return found
 
 
 class FlushedCluster:
@@ -40,7 +50,8 @@ class FlushedCluster:
         manifests: ids of the workers in each manifest that was written.
     """
 
-    def __init__(self, folder: Path, desired: Desired) -> None:
+    def __init__(self, folder: Path, desired: KeptDesired) -> None:
+        self.desired = desired
         self.flushed: list[tuple[str, str | None]] = []
         self.during: Callable[[str], object] = lambda name: None
         self.manifests: list[list[str]] = []
@@ -58,12 +69,6 @@ class FlushedCluster:
     @property
     def held(self) -> dict[str, str]:
         return self.live.desired.held
-
-    @property
-    def kept(self) -> dict[str, Any]:
-        """The desired state as the next controller would find it."""
-        assert isinstance(self.live.desired, KeptDesired)
-        return self.live.desired.kept
 
     async def flush(self, client: object, worker: Process, *, limit_s: float) -> None:
         """In place of SGLang's, which refuses while requests come in."""
@@ -86,7 +91,7 @@ def desired(**given: Any) -> KeptDesired:
 
 
 def flushed_cluster(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, found: Desired | None = None
+    folder: Path, monkeypatch: pytest.MonkeyPatch, found: KeptDesired | None = None
 ) -> FlushedCluster:
     """A cluster that writes its pages, waits for nobody, and has done with each removal."""
     cluster = FlushedCluster(folder, found or desired())
