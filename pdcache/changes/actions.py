@@ -164,12 +164,14 @@ async def start(live: Live, step: Step, limit_s: float) -> None:
     for process in step.processes:
         define(live, process)
     waiting = [own for own in step.processes if not live.fleet.is_healthy(own)]
-    found = await asyncio.gather(*(live.start(own) for own in waiting), return_exceptions=True)
-    failures = [one for one in found if isinstance(one, BaseException)]
-    if failures:
+    starts = asyncio.gather(*(live.start(own) for own in waiting), return_exceptions=True)
+    try:
+        for failure in [one for one in await starts if isinstance(one, BaseException)]:
+            raise failure
+    except BaseException:  # The time of the step may be over, too.
         # Left to the change: the watch would start them again and again.
         await asyncio.gather(*(live.fleet.remove(own, forget=False) for own in step.processes))
-        raise failures[0]
+        raise
     names = {own.name for own in step.processes}
     live.desired.stopped = [other for other in live.desired.stopped if other not in names]
     live.save()

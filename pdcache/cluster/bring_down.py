@@ -13,6 +13,7 @@ import subprocess
 import sys
 from typing import Any
 
+from pdcache.cluster import desired
 from pdcache.cluster.client import ClusterClient
 from pdcache.cluster.head import connect, end_head
 from pdcache.cluster.record import Record, find
@@ -77,16 +78,24 @@ def main(name: str) -> None:
     answer: dict[str, Any]
     try:
         ray = connect(record, limit_s=CONNECT_LIMIT_S)
-        try:
-            answer = {"left": ClusterClient(record, limit_s=CONNECT_LIMIT_S).stop()}
-        except ClusterError:
-            # Without a controller: a process ends when its actor does.
-            _kill_actors(ray, record.namespace)
-            answer = {"left": []}
+        answer = {"left": _end(ray, record)}
         ray.shutdown()
     except ClusterError as error:
         answer = {"problem": error.message}
     print(json.dumps(answer))
+
+
+def _end(ray: Any, record: Record) -> list[str]:
+    """End all processes; returns the names that would not end."""
+    if desired.is_others(record.name, record.id):
+        return []  # A name is only given when nothing of the cluster before is left.
+    try:
+        return ClusterClient(record, limit_s=CONNECT_LIMIT_S).stop()
+    except ClusterError:
+        # Without a controller: a process ends when its actor does.
+        _kill_actors(ray, record.namespace)
+        desired.forget(record.name)
+        return []
 
 
 def _kill_actors(ray: Any, namespace: str) -> None:

@@ -6,12 +6,13 @@ import contextlib
 from typing import Any
 
 from pdcache.changes.change import Change
+from pdcache.cluster import desired
 from pdcache.cluster.controller import CONTROLLER
 from pdcache.cluster.desired import Desired
 from pdcache.cluster.events import Event
 from pdcache.cluster.head import connect
 from pdcache.cluster.nodes import ray_nodes
-from pdcache.cluster.record import Record
+from pdcache.cluster.record import Record, name_taken
 from pdcache.cluster.states import ClusterState, ClusterStatus
 from pdcache.errors import ClusterError
 from pdcache.plan.process import Plan
@@ -28,12 +29,18 @@ class ClusterClient:
     """A connection to one cluster's controller.
 
     Raises:
-        ClusterError: its Ray cluster or its controller does not answer.
+        ClusterError: its Ray cluster or its controller does not answer, or the controller there is
+            that of another cluster.
     """
 
     def __init__(self, record: Record, *, limit_s: float = CONNECT_LIMIT_S) -> None:
         self.record = record
         self._ray = connect(record, limit_s=limit_s)
+        if desired.is_others(record.name, record.id):
+            raise ClusterError(
+                f"cluster {record.name!r} is gone; another one has its name on that Ray cluster.",
+                remedy=f"`pdcache down {record.name}` forgets this one and ends nothing.",
+            )
         try:
             self._controller = self._ray.get_actor(CONTROLLER, namespace=record.namespace)
         except ValueError:
@@ -118,17 +125,24 @@ class ClusterClient:
 def create_controller(record: Record, *, limit_s: float) -> ClusterClient:
     """Create the controller actor on the Ray cluster of a record.
 
+    It begins with nothing, whatever a cluster of its name has left there.
+
     Raises:
-        ClusterError: Ray cannot be reached, or does not place the actor within the limit.
+        ClusterError: Ray cannot be reached, or does not place the actor within the limit, or
+            another cluster has the name there.
     """
     from pdcache.cluster.controller import Controller
 
     ray = connect(record, limit_s=limit_s)
-    actor = ray.remote(Controller).options(
-        name=CONTROLLER, namespace=record.namespace, lifetime="detached", num_cpus=0,
-        max_restarts=-1, max_task_retries=-1, get_if_exists=True,
-        resources={"node:__internal_head__": 0.001},
-    ).remote(record.name, record.id)  # fmt: skip
+    try:
+        actor = ray.remote(Controller).options(
+            name=CONTROLLER, namespace=record.namespace, lifetime="detached", num_cpus=0,
+            max_restarts=-1, max_task_retries=-1,
+            resources={"node:__internal_head__": 0.001},
+        ).remote(record.name, record.id)  # fmt: skip
+    except ray.exceptions.ActorAlreadyExistsError:
+        raise name_taken(record.name) from None
+    desired.claim(record.name, record.id)
     try:
         ray.get(actor.resume.remote(), timeout=limit_s)
     except (ray.exceptions.GetTimeoutError, ray.exceptions.RayError) as error:

@@ -28,6 +28,7 @@ from pdcache.cluster.starting import bring_up
 from pdcache.cluster.states import ClusterState, ClusterStatus
 from pdcache.cluster.watching import watch
 from pdcache.errors import ClusterError, PdcacheError
+from pdcache.faults.chains import end_flushes
 from pdcache.faults.contents import watch_store
 from pdcache.faults.disk import watch_disk
 from pdcache.faults.loads import watch_loads
@@ -79,6 +80,7 @@ class Controller:
                 )
                 live.events.add("controller", "restarted", f"as pid {os.getpid()}", "adopted all")
                 self._spawn(self._run(live))
+                self._spawn(end_flushes(live))
                 if saved.change is not None and saved.change.state is ChangeState.RUNNING:
                     self._spawn(run_change(live, saved.change))
         return os.getpid()

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pdcache.changes.change import Change
 from pdcache.plan.process import Plan
 from pdcache.sglang.keys import Keys
 from pdcache.topology.schema import Topology
 
+if TYPE_CHECKING:
+    from pdcache.faults.contents import Contents
+
 
 @dataclass
 class Desired:
     """What a controller must know to go on where the one before it ended.
+
+    A field that is added has a plain default: what was kept before it was there has no such value.
 
     Attributes:
         proved: result of the last proof; None before the first.
@@ -26,6 +31,8 @@ class Desired:
         held: workers that are kept out of the gateway, with the reason.
         stopped: processes that only a change starts again.
         change: the change that runs, failed, or was the last one.
+        broken: why chains of pages in L3 have to be mended; None when they need not.
+        contents: about what the store held at the last look; None when there was none.
     """
 
     plan: Plan
@@ -39,6 +46,8 @@ class Desired:
     held: dict[str, str] = field(default_factory=dict)
     stopped: list[str] = field(default_factory=list)
     change: Change | None = None
+    broken: str | None = None
+    contents: Contents | None = None
 
     def save(self, cluster: str) -> None:
         """Keep it."""
@@ -55,8 +64,21 @@ def load(cluster: str) -> Desired | None:
 
 
 def forget(cluster: str) -> None:
-    """Remove what was kept."""
+    """Remove what was kept, and whose it was."""
     _kv()._internal_kv_del(_key(cluster))
+    _kv()._internal_kv_del(_owner_key(cluster))
+
+
+def claim(cluster: str, cluster_id: str) -> None:
+    """The name belongs to a new cluster: what one before it left under the name is forgotten."""
+    forget(cluster)
+    _kv()._internal_kv_put(_owner_key(cluster), cluster_id.encode(), overwrite=True)
+
+
+def is_others(cluster: str, cluster_id: str) -> bool:
+    """Whether the name was claimed by another cluster than that of the id."""
+    owner: bytes | None = _kv()._internal_kv_get(_owner_key(cluster))
+    return owner is not None and owner.decode() != cluster_id
 
 
 def _kv() -> Any:
@@ -67,3 +89,7 @@ def _kv() -> Any:
 
 def _key(cluster: str) -> bytes:
     return f"pdcache:{cluster}:desired".encode()
+
+
+def _owner_key(cluster: str) -> bytes:
+    return f"pdcache:{cluster}:owner".encode()

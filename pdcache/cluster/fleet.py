@@ -120,26 +120,37 @@ class Fleet:
             try:
                 actor = await self._actor(process)
                 if not adopted:
-                    vitals = await self._call(actor.start.remote(own.incarnation + 1, process))
+                    vitals = await self._call(
+                        process.name, actor, "start", own.incarnation + 1, process
+                    )
                     self._take(own, vitals)
-                await self._wait_ready(process, client, begin)
+                await self._wait_ready(process, actor, client, begin)
                 if before_admission is not None:
                     await before_admission()
                 self._refuse_stopped(process)
+            except asyncio.CancelledError:
+                self._failed(own, "its start was cut off.")
+                raise
             except Exception as error:
-                if own.state is ProcessState.STARTING:
-                    own.state, own.reason = ProcessState.DEAD, str(error) or type(error).__name__
+                self._failed(own, str(error) or type(error).__name__)
                 raise
             own.state, own.reason = ProcessState.HEALTHY, None
             own.started_in_s = round(time.monotonic() - begin, 2)
 
-    async def _wait_ready(self, process: Process, client: httpx.AsyncClient, begin: float) -> None:
+    @staticmethod
+    def _failed(own: ProcessStatus, why: str) -> None:
+        if own.state is ProcessState.STARTING:
+            own.state, own.reason = ProcessState.DEAD, why
+
+    async def _wait_ready(
+        self, process: Process, actor: Any, client: httpx.AsyncClient, begin: float
+    ) -> None:
         own = self.statuses[process.name]
         while True:
             missing = await ready(process, client)
             self._refuse_stopped(process)
             own.reason = missing
-            vitals: Vitals = await self._call(self._actors[process.name].vitals.remote())
+            vitals: Vitals = await self._call(process.name, actor, "vitals")
             if not vitals.running:
                 raise await self.failure(
                     process, f"ended with exit code {vitals.exit_code} during its start"
@@ -173,11 +184,7 @@ class Fleet:
             tree=tree, silence=silence,
         )  # fmt: skip
         actor = self._actors[process.name]
-        try:
-            vitals: Vitals = await self._call(actor.changed.remote(known, limit_s))
-        except ActorGone:
-            self._actors.pop(process.name, None)
-            raise
+        vitals: Vitals = await self._call(process.name, actor, "changed", known, limit_s)
         self._seen[process.name] = vitals.tree, vitals.silence
         return vitals
 
@@ -193,7 +200,7 @@ class Fleet:
         if actor is None:
             return
         try:
-            await self._call(actor.stop.remote(at_once=at_once))
+            await self._call(process.name, actor, "stop", at_once=at_once)
         except ClusterError:
             # What an actor owns ends with it, even if the actor itself hangs.
             self._actors.pop(process.name, None)
@@ -216,7 +223,7 @@ class Fleet:
                 actor = ray.get_actor(process.name)
         if actor is not None:
             with contextlib.suppress(ClusterError):
-                await self._call(actor.stop.remote())
+                await self._call(process.name, actor, "stop")
             ray.kill(actor)
         if own is not None:
             own.pid = own.supervisor_pid = own.actor_pid = None
@@ -226,7 +233,8 @@ class Fleet:
     async def log_tail(self, process: Process, lines: int) -> str:
         """The last lines of a process's log; empty when its actor does not answer."""
         try:
-            text: str = await self._call(self._actors[process.name].log_tail.remote(lines))
+            actor = self._actors[process.name]
+            text: str = await self._call(process.name, actor, "log_tail", lines)
         except (KeyError, ClusterError):
             return ""
         return text
@@ -238,7 +246,7 @@ class Fleet:
             ClusterError: its actor does not answer.
         """
         actor = await self._actor(process)
-        await self._call(actor.write_file.remote(path, text))
+        await self._call(process.name, actor, "write_file", path, text)
 
     async def failure(self, process: Process, what: str) -> ClusterError:
         """An error on a process with the end of its log."""
@@ -252,18 +260,19 @@ class Fleet:
         """End all processes in parallel, then their actors; returns those that would not end."""
         import ray
 
-        async def stop(name: str) -> bool:
+        async def stop(name: str, actor: Any) -> bool:
             try:
-                return bool(await self._call(self._actors[name].stop.remote()))
+                return bool(await self._call(name, actor, "stop"))
             except ClusterError:
                 return True  # Its actor is gone, and so its process.
 
-        names = list(self._actors)
-        ended = await asyncio.gather(*(stop(name) for name in names))
-        for name in names:
-            ray.kill(self._actors.pop(name))
+        actors = dict(self._actors)
+        ended = await asyncio.gather(*(stop(name, actor) for name, actor in actors.items()))
+        for name, actor in actors.items():
+            self._actors.pop(name, None)
+            ray.kill(actor)
             self.statuses[name].state = ProcessState.STOPPED
-        return [name for name, ok in zip(names, ended, strict=True) if not ok]
+        return [name for name, ok in zip(actors, ended, strict=True) if not ok]
 
     async def place(self, process: Process) -> None:
         """Create the actor of a process, which takes a second, before the process is started.
@@ -313,11 +322,17 @@ class Fleet:
             ) from None
         return actor
 
-    async def _call(self, reference: Any) -> Any:
-        """Await a call of an actor within a limit; a dead actor is a ClusterError."""
+    async def _call(self, name: str, actor: Any, method: str, *args: Any, **named: Any) -> Any:
+        """Await a method of the actor of a process within a limit.
+
+        Raises:
+            ActorGone: it died. Its handle is forgotten, so the next start makes another actor.
+            ClusterError: it did not answer, or the method failed.
+        """
         import ray
 
         try:
+            reference = getattr(actor, method).remote(*args, **named)
             return await asyncio.wait_for(reference, CALL_LIMIT_S)
         except TimeoutError:
             raise ClusterError(
@@ -327,6 +342,8 @@ class Fleet:
             cause = getattr(error, "cause", None)
             raise (cause if isinstance(cause, ClusterError) else ClusterError(str(error))) from None
         except ray.exceptions.RayError as error:
+            if self._actors.get(name) is actor:
+                del self._actors[name]
             raise ActorGone(f"its actor is gone: {str(error).splitlines()[0]}") from None
 
     @staticmethod

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
+from typing import Any
 
 from pdcache.cluster.head import connect, start_head
 from pdcache.cluster.nodes import ray_nodes
-from pdcache.cluster.record import Record, find, new_id, now_s
+from pdcache.cluster.record import Record, find, name_taken, new_id, now_s
 from pdcache.errors import ClusterError
 from pdcache.topology.facts import Node
+
+FREED_S = 5.0
+"""How long Ray may take to free the names of actors that were ended a moment ago."""
+
+POLL_S = 0.2
 
 
 def refuse_second(name: str) -> None:
@@ -30,7 +37,8 @@ def given_nodes(name: str, limit_s: float) -> tuple[Record, tuple[Node, ...]] | 
     """The Ray cluster of RAY_ADDRESS with its nodes, or None when none is given.
 
     Raises:
-        ClusterError: RAY_ADDRESS is set and nothing answers there.
+        ClusterError: RAY_ADDRESS is set and nothing answers there, or a cluster of that name, from
+            wherever it was started, is up there.
     """
     address = os.environ.get("RAY_ADDRESS")
     if not address:
@@ -46,7 +54,20 @@ def given_nodes(name: str, limit_s: float) -> tuple[Record, tuple[Node, ...]] | 
         token_file=os.environ.get("RAY_AUTH_TOKEN_PATH"), temp_dir=None, scratch_dir=None,
         head_pid=None, head_started=None, created_s=now_s(),
     )  # fmt: skip
-    return record, ray_nodes(connect(record, limit_s=limit_s))
+    ray = connect(record, limit_s=limit_s)
+    _refuse_taken(ray, record)
+    return record, ray_nodes(ray)
+
+
+def _refuse_taken(ray: Any, record: Record) -> None:
+    deadline = time.monotonic() + FREED_S
+    while any(
+        actor["namespace"] == record.namespace
+        for actor in ray.util.list_named_actors(all_namespaces=True)
+    ):
+        if time.monotonic() > deadline:
+            raise name_taken(record.name)
+        time.sleep(POLL_S)
 
 
 def start_local(name: str, limit_s: float, scratch: str) -> Record:

@@ -115,14 +115,17 @@ class Live:
         """Let the gateway have a worker again once it is healthy.
 
         Not before smg 1.13 has done with its removal: 5.2 s after it, it would remove the address
-        again.
+        again. Who holds it for another reason meanwhile keeps it.
         """
-        if name in self.desired.held:
+        why = self.desired.held.get(name)
+        if why is not None:
             # One that a controller before us took out was out when we began, or since then.
-            out_s = time.monotonic() - self._held_at.pop(name, self._began_at)
+            out_s = time.monotonic() - self._held_at.get(name, self._began_at)
             await asyncio.sleep(max(0.0, GATEWAY_REMOVAL_S - out_s))
-            self.desired.held.pop(name, None)
-            self.save()
+            if self.desired.held.get(name) == why:
+                del self.desired.held[name]
+                self._held_at.pop(name, None)
+                self.save()
         await self.publish()
 
     async def publish(self) -> None:

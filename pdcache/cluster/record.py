@@ -146,6 +146,16 @@ def the_record(name: str | None) -> Record:
     )
 
 
+def name_taken(name: str) -> ClusterError:
+    """The error of a name that another cluster has on the same Ray cluster."""
+    return ClusterError(
+        f"the name {name!r} is taken on this Ray cluster by another cluster.",
+        where="RAY_ADDRESS",
+        remedy="Bring this one up under another name with --name, or end that one where it was "
+        f"started: `pdcache down {name}`.",
+    )
+
+
 def write_secret(path: Path, text: str) -> None:
     """Write a file that only its owner can read."""
     path.parent.mkdir(parents=True, exist_ok=True)

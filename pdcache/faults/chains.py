@@ -36,8 +36,11 @@ OUT = "out for a flush"
 async def mend_chains(live: Live, why: str) -> None:
     """Wait until pages reach the store again, then flush every prefill, one at a time.
 
-    The cluster is DEGRADED with the reason until it is done. Cancelled only with the controller.
+    The cluster is DEGRADED with the reason until it is done. Cancelled only with the controller,
+    and then ``desired.broken`` tells the next one that it is not done.
     """
+    live.desired.broken = why
+    live.save()
     live.degrade(
         KEY, f"{why}: earlier turns miss on other prefills", "flushing prefills one by one"
     )
@@ -50,7 +53,18 @@ async def mend_chains(live: Live, why: str) -> None:
             await _flush(live, worker)
             flushed.append(worker.name)
     text = f"pages reach L3, and {', '.join(flushed) or 'nobody'} was flushed"
+    if live.desired.broken == why:  # Else a later mend runs, which makes up for this one too.
+        live.desired.broken = None
+        live.save()
     live.heal(KEY, f"{text}: the next turn of a dialogue writes its pages again")
+
+
+async def end_flushes(live: Live) -> None:
+    """Let in what a controller before this one took out for a flush, and did not let in again."""
+    for name in [name for name, why in live.desired.held.items() if why == OUT]:
+        # The watch writes the manifest again when the gateway's actor answers.
+        with contextlib.suppress(PdcacheError):
+            await live.release(name)
 
 
 async def _writes_fail(live: Live) -> str | None:
@@ -77,12 +91,9 @@ async def _flush(live: Live, worker: Process) -> None:
         return
     except PdcacheError:
         pass
-    others = [own for own in live.serving(Role.PREFILL) if own.name != worker.name]
-    change = live.desired.change
-    changing = change is not None and change.state is ChangeState.RUNNING
-    alone = not others or changing
+    take_out = _may_take_out(live, worker)
     try:
-        if not alone:
+        if take_out:
             await live.hold(worker.name, OUT)
             await live.wait_gone(worker, HELD_LIMIT_S)
             await end_orphans(live, worker)
@@ -91,7 +102,15 @@ async def _flush(live: Live, worker: Process) -> None:
         live.events.add(worker.name, "failed", f"could not be flushed: {error.message}")
     finally:
         # A change may have taken it out meanwhile, and then it is the change's.
-        if live.desired.held.get(worker.name) == OUT:
+        if take_out and live.desired.held.get(worker.name) == OUT:
             await live.release(worker.name)
             with contextlib.suppress(PdcacheError):
                 await live.wait_registered([worker], HELD_LIMIT_S)
+
+
+def _may_take_out(live: Live, worker: Process) -> bool:
+    """Others serve in its place, no change runs, and nobody else keeps it out already."""
+    others = [own for own in live.serving(Role.PREFILL) if own.name != worker.name]
+    change = live.desired.change
+    changing = change is not None and change.state is ChangeState.RUNNING
+    return bool(others) and not changing and worker.name not in live.desired.held

@@ -23,6 +23,9 @@ UNHEALTHY_AFTER = 2
 LOST_SHARE = 0.5
 """Eviction takes some percent of the keys at a time; a fall below this share is a loss."""
 
+KEPT_SHARE = 0.8
+"""How near what the next controller finds is to what the store holds, so that it sees a loss."""
+
 KEYS = "master_key_count"
 
 
@@ -47,11 +50,22 @@ class Contents:
             return f"the store holds {self.keys:.0f} objects, and held {before.keys:.0f}"
         return None
 
+    def is_near(self, kept: Contents | None) -> bool:
+        """Whether a loss after this look shows as well against what was kept."""
+        if kept is None or self.starts != kept.starts:
+            return False
+        if self.keys is None or kept.keys is None:
+            return self.keys is None
+        return min(self.keys, kept.keys) >= max(self.keys, kept.keys) * KEPT_SHARE
+
 
 async def watch_store(live: Live) -> None:
-    """Look at the store for ever: does it serve, and does it still hold what it held."""
+    """Look at the store for ever: does it serve, and does it still hold what it held.
+
+    What a controller before this one saw, and what it did not finish to mend, is taken up.
+    """
     misses = 0
-    known: Contents | None = None
+    known, unfinished = live.desired.contents, live.desired.broken
     async with httpx.AsyncClient(timeout=ASK_LIMIT_S, trust_env=False) as client:
         while True:
             ill = await healthy(client, live.plan.store)
@@ -62,12 +76,20 @@ async def watch_store(live: Live) -> None:
             elif not ill:
                 live.heal("store", "the store serves again")
                 now = await contents(live, client)
-                why = now.lost(known) if known is not None else None
+                why = unfinished or (now.lost(known) if known is not None else None)
                 if why is not None:
                     await mend_chains(live, why)
-                    now = await contents(live, client)
+                    now, unfinished = await contents(live, client), None
                 known = now
+                _keep(live, now)
             await asyncio.sleep(EVERY_S)
+
+
+def _keep(live: Live, now: Contents) -> None:
+    """Seldom: not each object that is written is worth a write to Ray's GCS."""
+    if not now.is_near(live.desired.contents):
+        live.desired.contents = now
+        live.save()
 
 
 async def contents(live: Live, client: httpx.AsyncClient) -> Contents:
