@@ -9,6 +9,8 @@ import pytest
 import yaml
 from command_outcome import Pdcache
 
+from tests.cluster_tools import free_port
+
 TOPOLOGIES = Path(__file__).resolve().parents[3] / "topologies"
 
 
@@ -57,7 +59,8 @@ def test_a_port_that_the_topology_gives_is_a_difference(
 @pytest.fixture
 def lock(pdcache: Pdcache, small: Path, tmp_path: Path) -> Path:
     file = tmp_path / "small.lock"
-    done = pdcache("plan", small, "--set", "prefill.workers=2", "--lock", file)
+    sets = ("--set", "prefill.workers=2", "--set", f"gateway.port={free_port()}")
+    done = pdcache("plan", small, *sets, "--lock", file)
     assert done.code == 0
     return file
 
