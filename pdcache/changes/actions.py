@@ -41,10 +41,11 @@ Action = Callable[["Live", Step, float], Awaitable[None]]
 
 async def hold(live: Live, step: Step, limit_s: float) -> None:
     """Out of the gateway, and wait until it has nothing left there."""
-    await live.hold(step.process.name, TAKEN_OUT)
-    await live.wait_gone(step.process, limit_s)
-    if _runs(live, step.process.name):
-        await end_orphans(live, step.process)
+    worker = _as_it_runs(live, step)
+    await live.hold(worker.name, TAKEN_OUT)
+    await live.wait_gone(worker, limit_s)
+    if _runs(live, worker.name):
+        await end_orphans(live, worker)
 
 
 async def idle(live: Live, step: Step, limit_s: float) -> None:
@@ -52,7 +53,7 @@ async def idle(live: Live, step: Step, limit_s: float) -> None:
     quiet = 0
     deadline = time.monotonic() + limit_s
     while quiet < QUIET_LOOKS and _runs(live, step.process.name):
-        what = (await load(live.client, step.process)).busy
+        what = (await load(live.client, _as_it_runs(live, step))).busy
         quiet = 0 if what else quiet + 1
         if what and time.monotonic() > deadline:
             raise ClusterError(
@@ -70,7 +71,6 @@ async def drain(live: Live, step: Step, limit_s: float) -> None:
     request of our own are the last ones. Where none can be sent or written nobody waits, and an
     event says so.
     """
-    # As it runs now: what it will be may write to L3 though this one does not, or the other way.
     worker = live.process(step.process.name)
     if worker is None or not _runs(live, worker.name):
         return
@@ -99,7 +99,7 @@ async def drain(live: Live, step: Step, limit_s: float) -> None:
 
 async def detach(live: Live, step: Step, limit_s: float) -> None:
     """Take L3 away from a prefill worker; it goes on with L1 and L2."""
-    worker = live.process(step.process.name) or step.process
+    worker = _as_it_runs(live, step)
     await storage.detach(live.client, worker, limit_s=limit_s)
     # Not yet what it will be: options that come with an attach are not in force before it.
     define(live, detached(worker))
@@ -255,6 +255,11 @@ def _settings(worker: Process) -> storage.Settings:
     assert has_storage(worker), worker.name
     own = flags(worker)
     return storage.Settings(own[BACKEND], own[OPTIONS], own.get(PREFETCH), own.get(WRITE))
+
+
+def _as_it_runs(live: Live, step: Step) -> Process:
+    """The step's process as it is: what it will be may have other flags, and another address."""
+    return live.process(step.process.name) or step.process
 
 
 def _runs(live: Live, name: str) -> bool:

@@ -163,8 +163,10 @@ class Controller:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         self._stopped = True
+        left = await self._fleet.stop_all()
+        # Not before: should this controller die meanwhile, the next one must know what to end.
         desired.forget(self._cluster)
-        return await self._fleet.stop_all()
+        return left
 
     def _go_live(self, own: Desired) -> Live:
         events = Events(Path(own.plan.manifest).parent / "logs" / "events.jsonl")

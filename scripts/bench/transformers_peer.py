@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 
+from pdcache.sglang_cpu.torchvision_ops import declare_missing_operators
+
 
 class TransformersPeer:
     """A model in this process; seconds to the first token, and between tokens."""
 
     def __init__(self, model: Path) -> None:
+        declare_missing_operators()
         from transformers import AutoModelForCausalLM
 
         torch.set_num_threads(1)
