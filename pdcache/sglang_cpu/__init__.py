@@ -19,7 +19,7 @@ __all__ = [
     "DEFAULT_DTYPE",
     "HOST_RESERVE_ENV",
     "SERVER_FLAGS",
-    "STOCK_LAYERS_ENV",
+    "STOCK_ENV",
     "pythonpath_folder",
     "thread_binding",
     "worker_environment",
@@ -28,7 +28,7 @@ __all__ = [
 HOST_RESERVE_ENV = "PDCACHE_HOST_RESERVE_BYTES"
 """Bytes of host memory a HiCache host pool must leave free; 0 when unset."""
 
-STOCK_LAYERS_ENV = "PDCACHE_STOCK_LAYERS"
+STOCK_ENV = "PDCACHE_STOCK_SGLANG"
 """Set: SGLang's own layers compute, and the lane supplies no more than what a CPU lacks."""
 
 ATTENTION_BACKEND = "pdcache_cpu"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pdcache.sglang_cpu import STOCK_LAYERS_ENV
+from pdcache.sglang_cpu import STOCK_ENV
 from pdcache.sglang_cpu.targets import MissingTarget, Target, sglang_version
 
 IS_CPU = Target("sglang.srt.utils", "is_cpu")
@@ -57,9 +57,9 @@ def _apply() -> None:
     pinning.let_cpu_streams_synchronize()
     host_pools.bind_copies()
     attention_backend.register_backend()
-    if not os.environ.get(STOCK_LAYERS_ENV):
+    if not os.environ.get(STOCK_ENV):
         linear.install()
         decoder.install()
         waiting.pause_between_looks()
+        processes.fork_children()
     pd_sender.send_plain_indices()
-    processes.fork_children()

@@ -4,7 +4,7 @@
 
 Peer: the same processes (master, holder, one prefill, one decode, smg) by hand, with SGLang's own
 layers, scheduler and `torch_native` attention in bfloat16; what the CPU lane needs to run at all
-(copies between tiers, host memory that is not pinned) is in both. Both clusters are up, one idles
+(copies between tiers, host memory that is not pinned) is in it too. Both clusters are up, one idles
 while the other is asked; they take turns. Limit: `transformers` in float32 with one thread, on the
 same lengths. Asked: a cold prompt of 1,087 tokens; a turn of 1,114 tokens of which 1,088 are
 cached, hot and after a flush (L3 only); 64 tokens of one stream, and of 8 streams at once.
@@ -25,17 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from asking import PAGE, Prompts, ask, tpot_s, ttft_s
-from stacks import ROOT, Stack, by_hand, by_pdcache
+from stacks import ROOT, Stack, by_pdcache, stock_by_hand
 from transformers_peer import TransformersPeer
 
 from pdcache.models import resolve_model
-from pdcache.sglang_cpu import STOCK_LAYERS_ENV
 
 COLD, PROMPT, CACHED = 1087, 1114, 1088
 TOKENS, STREAMS = 64, 8
 SETS = ("prefill.workers=1", "prefill.max_total_tokens=16384", "decode.max_total_tokens=16384")
-STOCK = ("model.dtype=bfloat16", "prefill.args.attention_backend=torch_native",
-         "decode.args.attention_backend=torch_native")  # fmt: skip
 OF_STOCK = {"cold": 0.62, "hot": 0.30, "from L3": 0.30, "one stream": 0.65, "eight streams": 0.35}
 OF_TRANSFORMERS = {"cold": 1.0, "hot": 1.5, "from L3": 1.5, "one stream": 0.9}
 
@@ -54,7 +51,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="pdc-bench-") as folder:
         home = Path(folder)
         with (
-            by_hand(home / "stock", *SETS, *STOCK, env={STOCK_LAYERS_ENV: "1"}) as stock,
+            stock_by_hand(home / "stock", *SETS) as stock,
             by_pdcache(home / "own", *SETS) as lane,
         ):
             for number in range(own.rounds + 1):

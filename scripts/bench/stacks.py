@@ -19,11 +19,21 @@ from typing import Any
 import httpx
 import psutil
 
+from pdcache.sglang_cpu import STOCK_ENV
+
 ROOT = Path(__file__).resolve().parents[2]
 PDCACHE = str(Path(sys.executable).with_name("pdcache"))
 TOPOLOGY = "topologies/full_offload.yaml"
 MODEL = "smollm2-135m"
 UP_LIMIT_S = 600.0
+STOCK = (
+    "model.dtype=bfloat16",
+    *(
+        f"{role}.{key}"
+        for role in ("prefill", "decode")
+        for key in ("args.attention_backend=torch_native", "env.SGLANG_EXTERNAL_MODEL_PACKAGE=''")
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,14 @@ def by_pdcache(home: Path, *sets: str, verify: bool = False) -> Iterator[Stack]:
         yield _running("pdcache", home, _url(port), took_s)
     finally:
         _pdcache(home, "down", "--all")
+
+
+def stock_by_hand(home: Path, *sets: str) -> contextlib.AbstractContextManager[Stack]:
+    """SGLang as it is, by hand: its own layers and scheduler, bfloat16, spawned children.
+
+    What the CPU lane needs to run at all is left: copies between tiers, memory that is not pinned.
+    """
+    return by_hand(home, *sets, *STOCK, env={STOCK_ENV: "1"}, name="stock by hand")
 
 
 @contextlib.contextmanager

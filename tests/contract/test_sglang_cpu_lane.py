@@ -16,7 +16,7 @@ from pdcache.sglang_cpu import (
     ATTENTION_BACKEND,
     HOST_RESERVE_ENV,
     SERVER_FLAGS,
-    STOCK_LAYERS_ENV,
+    STOCK_ENV,
     pythonpath_folder,
     worker_environment,
 )
@@ -163,7 +163,7 @@ def test_sglangs_own_plugin_loader_applies_every_replacement():
 
 
 def test_sglangs_own_layers_can_be_kept_for_comparison():
-    state = json.loads(printed(LOADED, **{STOCK_LAYERS_ENV: "1"}))
+    state = json.loads(printed(LOADED, **{STOCK_ENV: "1"}))
     assert not any(name.startswith("pdcache") for name in (*state["packed"], state["layers"]))
     assert state["copy_is_ours"]
 
