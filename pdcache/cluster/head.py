@@ -62,6 +62,8 @@ def start_head(
         str(Path(sys.executable).with_name("ray")), "start", "--head", "--block",
         "--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={temp_dir}",
         "--include-dashboard=false", "--disable-usage-stats",
+        # It reads all logs again and again, to send them to drivers that do not ask for them.
+        "--include-log-monitor=false",
         f"--object-store-memory={OBJECT_STORE_BYTES}",
         f"--ray-client-server-port={_free_port()}",
     ]  # fmt: skip
