@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from pdcache.changes.kinds import has_storage
 from pdcache.errors import ReplayError
 from pdcache.models import model_facts, resolve_model
 from pdcache.plan.portable import flags
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 _SCRAPE_LIMIT_S = 5.0
 # SGLang 0.5.23's own, where the plan sets none.
 _PREFETCH_THRESHOLD = 256
-_STORAGE = "--hicache-storage-backend"
 
 Capacity = dict[str, int | None]
 
@@ -135,8 +135,8 @@ def of_plan(plan: Plan, keys: Keys) -> Target:
         (seen[own.name] for own in watched if own.role == "store" and own.name in seen), {}
     )  # fmt: skip
     page_bytes = shape.token_bytes * shape.key_ranks
-    detached = _STORAGE not in arguments
-    storage = master.get("master_total_capacity_bytes")
+    size = master.get("master_total_capacity_bytes")
+    storage = int(size) // page_bytes if size and page_bytes else None
     options = json.loads(arguments.get("--hicache-storage-backend-extra-config", "{}"))
     context = first.get("sglang:context_len")
     return Target(
@@ -153,11 +153,7 @@ def of_plan(plan: Plan, keys: Keys) -> Target:
             "device": _whole(first.get("sglang:max_total_num_tokens"))
             or _whole(arguments.get("--max-total-tokens")),
             "host": _whole(first.get("sglang:hicache_host_total_tokens")) or shape.l2_tokens,
-            "storage": 0
-            if detached
-            else int(storage) // page_bytes
-            if storage and page_bytes
-            else None,
+            "storage": storage if has_storage(prefills[0]) else 0,
         },
         prefills=len(prefills),
         prefetch_threshold=options.get("prefetch_threshold", _PREFETCH_THRESHOLD),

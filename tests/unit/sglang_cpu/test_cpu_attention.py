@@ -162,6 +162,20 @@ def test_a_long_sequence_decodes_as_one_softmax_does():
     assert_close(attended[0], weights @ values[:, 0].double())
 
 
+def test_what_is_no_number_in_the_cache_is_no_number_in_the_answer():
+    query, (keys, values) = torch.randn(1, 2, 16), torch.randn(2, 40, 1, 16)
+    keys[7] = math.nan
+    plan = plan_decode(torch.arange(40).int().view(1, -1), torch.tensor([0]), torch.tensor([40]))
+    assert decode_attention(query, keys, values, plan, scaling=None).isnan().all()
+
+
+@pytest.mark.parametrize("rows", ([0], [3]), ids=("too long", "no such row"))
+def test_a_step_that_the_table_has_no_place_for_is_refused(rows):
+    table = torch.arange(40).int().view(1, -1)
+    with pytest.raises(ValueError, match="slots"):
+        plan_decode(table, torch.tensor(rows), torch.tensor([41 if rows == [0] else 40]))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_stays_within_its_rounding(dtype):
     batch = Batch(prefixes=[11, 0, 5], new=[3, 7, 1], query_heads=6, kv_heads=2, dim=16, seed=1)
