@@ -145,7 +145,7 @@ def decode_attention(
     attended = torch.empty(query.shape, dtype=torch.float32)
     asked = query.float().contiguous()
     kernels().decode(
-        asked.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(),
+        asked.data_ptr(), heads * dim, k_cache.data_ptr(), v_cache.data_ptr(),
         k_cache.dtype == torch.bfloat16, attended.data_ptr(), requests.table.data_ptr(),
         requests.table.shape[1], requests.rows.data_ptr(), requests.lengths.data_ptr(),
         count, heads, k_cache.shape[1], dim,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.nn.functional import rms_norm, silu
 
+from pdcache.sglang_cpu.decode_step import decode_step
 from pdcache.sglang_cpu.linear import LAYERS, PACKED, packed_linear
 from pdcache.sglang_cpu.targets import Target
 
@@ -70,10 +71,19 @@ def install() -> None:
                 self, input_ids, positions, forward_batch, input_embeds, pp_proxy_tensors
             )
         hidden = self.embed_tokens(input_ids) if input_embeds is None else input_embeds
-        rotation = rotation_at(self.layers[0].self_attn.rotary_emb, positions, hidden.dtype)
-        attend, residual = backend().forward, None
+        # [tokens, dim]: cosines of dim / 2 angles, then their sines.
+        angles = self.layers[0].self_attn.rotary_emb.cos_sin_cache.index_select(0, positions)
+        attention = backend()
+        stepped = decode_step(
+            layers, self.norm, hidden, angles, attention, forward_batch.out_cache_loc
+        )
+        if stepped is not None:
+            return stepped
+        rotation, residual = rotation_of(angles.to(hidden.dtype)), None
         for layer in layers:
-            hidden, residual = _run(layer, hidden, residual, rotation, attend, forward_batch)
+            hidden, residual = _run(
+                layer, hidden, residual, rotation, attention.forward, forward_batch
+            )
         return _add_norm(self.norm, hidden, residual)[0]
 
     FORWARD.set(forward)
@@ -105,14 +115,12 @@ def plain_layers(model: Any) -> tuple[Layer, ...]:
     return layers
 
 
-def rotation_at(
-    rotary: Any, positions: torch.Tensor, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factors that rotate heads at `positions`: [tokens, 1, 2, dim / 2] each, for `rotate`.
+def rotation_of(angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factors that rotate heads, [tokens, 1, 2, dim / 2] each, for `rotate`.
 
-    SGLang's `cos_sin_cache` is [positions, dim]: cosines of dim / 2 angles, then their sines.
+    `angles` are rows of SGLang's `cos_sin_cache`: cosines of dim / 2 angles, then their sines.
     """
-    cos, sin = rotary.cos_sin_cache.index_select(0, positions).to(dtype).chunk(2, dim=-1)
+    cos, sin = angles.chunk(2, dim=-1)
     return torch.stack((cos, cos), 1).unsqueeze(1), torch.stack((-sin, sin), 1).unsqueeze(1)
 
 

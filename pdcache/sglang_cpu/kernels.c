@@ -1,4 +1,4 @@
-/* Matrix products and decode attention in float32 on one core.
+/* Matrix products, decode attention and whole decode steps in float32 on one core.
 
    Written with GCC's vectors, which become what the machine has (AVX-512, AVX2, NEON).
    `pdcache.sglang_cpu.native` compiles this file and declares its functions to Python. */
@@ -11,6 +11,7 @@
 #define COLUMNS 32 /* of a block of weights: a cache line of them in bfloat16 */
 #define AHEAD 4 /* slots that are asked for before they are read */
 #define INPUTS 2048 /* that are summed at a time, so that a block of them stays in L2 */
+#define WEIGHTS_AHEAD 32 /* inputs whose weights are asked for before they are read */
 #ifdef __AVX512F__
 #define ROWS 8 /* whose sums are in registers at a time */
 #else
@@ -53,6 +54,8 @@ INLINE void block(const float *x, long x_stride, const words *weights, float *y,
     for (int part = 0; part < 2; part++)
       sums[row][part] = add ? load(y + row * y_stride + part * LANES) : (floats){0};
   for (long input = 0; input < inputs; input++) {
+    /* The core does it by itself where memory sets the pace. */
+    if (rows > 1) __builtin_prefetch(weights + input + WEIGHTS_AHEAD);
     floats left = (floats)(weights[input] << 16), right = (floats)(weights[input] & 0xffff0000);
     for (int row = 0; row < rows; row++) {
       float factor = x[row * x_stride + input];
@@ -205,20 +208,20 @@ INLINE void attend(const float *query, const void *keys, const void *values, lon
 
 #define GROUP(count) \
   case count: \
-    attend(query + at, keys, values, kv * dim, half, slots, length, stride, dim, count, scale, \
-           scores, out + at); \
+    attend(query + head * dim, keys, values, kv * dim, half, slots, length, stride, dim, count, \
+           scale, scores, out + head * dim); \
     break;
 
-INLINE void decode_of(const float *query, const void *keys, const void *values, int half,
-                      float *out, const int32_t *table, long positions, const int64_t *rows,
-                      const int64_t *lengths, long requests, long heads, long kv_heads, long dim,
-                      float scale, float *scores) {
+INLINE void decode_of(const float *query, long apart, const void *keys, const void *values,
+                      int half, float *out, const int32_t *table, long positions,
+                      const int64_t *rows, const int64_t *lengths, long requests, long heads,
+                      long kv_heads, long dim, float scale, float *scores) {
   long share = heads / kv_heads, stride = kv_heads * dim;
-  for (long request = 0; request < requests; request++) {
+  for (long request = 0; request < requests; request++, query += apart, out += heads * dim) {
     const int32_t *slots = table + rows[request] * positions;
     long length = lengths[request];
     for (long head = 0, group; head < heads; head += group) {
-      long kv = head / share, left = share - head % share, at = (request * heads + head) * dim;
+      long kv = head / share, left = share - head % share;
       group = left < 4 ? left : 4;
       switch (group) {
         GROUP(1)
@@ -232,17 +235,106 @@ INLINE void decode_of(const float *query, const void *keys, const void *values, 
 
 /* One new token of each request attends to its sequence.
 
-   query, out: [requests][heads][dim]; keys, values: [slots][kv_heads][dim] of float32, or of
-   bfloat16 if `half`; table: [rows][positions] of slots; rows, lengths: [requests]; dim in whole LANES;
+   query: [heads][dim] of each request, `apart` from the one before; out: [requests][heads][dim];
+   keys, values: [slots][kv_heads][dim] of float32, or of bfloat16 if `half`; table:
+   [rows][positions] of slots; rows, lengths: [requests]; dim in whole LANES;
    scores: room for four times the longest, each filled up to LANES. */
-void decode(const float *query, const void *keys, const void *values, int half, float *out,
-            const int32_t *table, long positions, const int64_t *rows, const int64_t *lengths,
-            long requests, long heads, long kv_heads, long dim, float scale, float *scores) {
+void decode(const float *query, long apart, const void *keys, const void *values, int half,
+            float *out, const int32_t *table, long positions, const int64_t *rows,
+            const int64_t *lengths, long requests, long heads, long kv_heads, long dim,
+            float scale, float *scores) {
 #define DECODE(half) \
-  decode_of(query, keys, values, half, out, table, positions, rows, lengths, requests, heads, \
-            kv_heads, dim, scale, scores)
+  decode_of(query, apart, keys, values, half, out, table, positions, rows, lengths, requests, \
+            heads, kv_heads, dim, scale, scores)
   if (half)
     DECODE(1);
   else
     DECODE(0);
+}
+
+/* The residual gets what is added to it, and `out` (which may be `added`) its RMS norm, both
+   [rows][size], size in whole LANES. */
+static void add_norm(const float *added, float *residual, const float *weight, float epsilon,
+                     float *out, long rows, long size) {
+  for (long row = 0; row < rows; row++, added += size, residual += size, out += size) {
+    floats squares = {0};
+    for (long at = 0; at < size; at += LANES) {
+      floats both = load(residual + at) + load(added + at);
+      *(floats *)(residual + at) = both;
+      squares += both * both;
+    }
+    float factor = 1 / sqrtf(sum(squares) / size + epsilon);
+    for (long at = 0; at < size; at += LANES)
+      *(floats *)(out + at) = load(residual + at) * factor * load(weight + at);
+  }
+}
+
+/* Heads [count][dim] turn in place: halves x, y become x cos - y sin, y cos + x sin. */
+static void rotate(float *heads, long count, long dim, const float *rotation) {
+  const float *cosines = rotation, *sines = rotation + dim / 2;
+  for (long head = 0; head < count; head++, heads += dim)
+    for (long at = 0; at < dim / 2; at++) {
+      float x = heads[at], y = heads[at + dim / 2];
+      heads[at] = x * cosines[at] - y * sines[at];
+      heads[at + dim / 2] = y * cosines[at] + x * sines[at];
+    }
+}
+
+/* [rows][2 x size] of gate and up become [rows][size] of silu(gate) up at the same place: nothing
+   is written before it was read, since a row's result lies at or before its gate. */
+static void gate_up(float *from, long rows, long size) {
+  float *to = from;
+  for (long row = 0; row < rows; row++, from += 2 * size)
+    for (long at = 0; at < size; at += LANES, to += LANES) {
+      floats gate = load(from + at), up = load(from + size + at);
+      integers below = (integers)gate >> 31; /* all bits where the gate is negative */
+      floats power = exponential((floats)((integers)gate | INT32_MIN)); /* e^-|gate| */
+      floats one = {0};
+      one += 1;
+      floats above = (floats)(((integers)power & below) | ((integers)one & ~below));
+      *(floats *)to = gate * above / (1 + power) * up;
+    }
+}
+
+/* What a step of one new token each is about; `pdcache.sglang_cpu.decode_step` fills it. */
+struct step {
+  long rows, size, heads, kv_heads, dim, inner;
+  float epsilon, scale;
+  const float *rotation;         /* [rows][dim]: cosines of dim / 2 angles, then their sines */
+  const int64_t *slots;          /* [rows]: where the new keys and values go */
+  const int32_t *table;          /* these five as `decode` has them */
+  long positions;
+  const int64_t *places, *lengths;
+  float *scores;
+  float *state;                  /* [rows][size]: embeddings, then the normalized result */
+  float *residual;               /* [rows][size] of zeros */
+  float *normed, *qkv, *attended, *mlp; /* room for what is computed on the way */
+  const float *last_norm;
+};
+
+enum { NORM, QKV, KEYS, VALUES, OUTPUT, MLP_NORM, GATE_UP, DOWN, PARTS };
+
+/* All layers of a plain Llama; `parts` has the addresses of each one's weights and caches. */
+void decode_step(const struct step *of, void *const *parts, long layers) {
+  long rows = of->rows, size = of->size, dim = of->dim, kv = of->kv_heads * dim;
+  long queries = of->heads * dim, width = queries + 2 * kv;
+  for (long layer = 0; layer < layers; layer++, parts += PARTS) {
+    float *keys = parts[KEYS], *values = parts[VALUES];
+    add_norm(of->state, of->residual, parts[NORM], of->epsilon, of->normed, rows, size);
+    linear(of->normed, rows, size, parts[QKV], of->qkv, width);
+    for (long row = 0; row < rows; row++) {
+      float *query = of->qkv + row * width, *key = query + queries;
+      rotate(query, of->heads + of->kv_heads, dim, of->rotation + row * dim);
+      memcpy(keys + of->slots[row] * kv, key, kv * 4);
+      memcpy(values + of->slots[row] * kv, key + kv, kv * 4);
+    }
+    decode(of->qkv, width, keys, values, 0, of->attended, of->table, of->positions, of->places,
+           of->lengths, rows, of->heads, of->kv_heads, dim, of->scale, of->scores);
+    linear(of->attended, rows, queries, parts[OUTPUT], of->state, size);
+    add_norm(of->state, of->residual, parts[MLP_NORM], of->epsilon, of->normed, rows, size);
+    linear(of->normed, rows, size, parts[GATE_UP], of->mlp, 2 * of->inner);
+    gate_up(of->mlp, rows, of->inner);
+    linear(of->mlp, rows, of->inner, parts[DOWN], of->state, size);
+  }
+  add_norm(of->state, of->residual, of->last_norm, of->epsilon, of->state, rows, size);
 }

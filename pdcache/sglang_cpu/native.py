@@ -26,10 +26,10 @@ LANES = 16
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_long
 _LINEAR = (_POINTER, _COUNT, _COUNT, _POINTER, _POINTER, _COUNT)
 _DECODE = (
-    *(_POINTER,) * 3, ctypes.c_int, *(_POINTER,) * 2, _COUNT, *(_POINTER,) * 2, *(_COUNT,) * 4,
-    ctypes.c_float, _POINTER,
+    _POINTER, _COUNT, *(_POINTER,) * 2, ctypes.c_int, *(_POINTER,) * 2, _COUNT, *(_POINTER,) * 2,
+    *(_COUNT,) * 4, ctypes.c_float, _POINTER,
 )  # fmt: skip
-FUNCTIONS = {"linear": _LINEAR, "decode": _DECODE}
+FUNCTIONS = {"linear": _LINEAR, "decode": _DECODE, "decode_step": (_POINTER, _POINTER, _COUNT)}
 """Their arguments; what they mean says `kernels.c`."""
 
 

@@ -1,8 +1,9 @@
 """Runs aiperf 0.13 without network, on sessions of ours, from a virtual environment of its own.
 
-Three traps, all of aiperf 0.13.0: its worker processes load the tokenizer by a hub id again, so
+Four traps, all of aiperf 0.13.0: its worker processes load the tokenizer by a hub id again, so
 it is laid out as a Hugging Face cache; output lengths are exact only with `ignore_eos` and the
-server's own count of tokens; and a finite workload is cycled unless the requests are counted.
+server's own count of tokens; a finite workload is cycled unless the requests are counted; and
+files are left in the temp folder.
 """
 
 from __future__ import annotations
@@ -71,11 +72,12 @@ def command(
         words += ["--request-rate", str(rate), "--request-rate-mode", "constant"]
     for name, value in headers.items():
         words += ["--header", f"{name}:{value}"]
-    home = folder / "hf"
+    home, temp = folder / "hf", folder / "tmp"
+    temp.mkdir(exist_ok=True)
     _lay_out(Path(resolve_model(model)), home)
     environment = {
         **os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
+        "TOKENIZERS_PARALLELISM": "false", "TMPDIR": str(temp),
     }  # fmt: skip
     return words, environment
 

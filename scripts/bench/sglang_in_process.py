@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest import mock
 
 from pdcache.sglang_cpu import SERVER_FLAGS, pythonpath_folder, worker_environment
 from pdcache.sglang_cpu.targets import Target
@@ -84,7 +86,13 @@ class Peer:
             one_batch.bootstrap = SimpleNamespace(
                 init_parallel_runtime=nothing, init_layer_runtime=nothing
             )
-        self._runner, _ = one_batch.load_model(self._args, PortArgs.init_new(self._args), 0, 0)
+        # SGLang leaves a file for each of its sockets, which nobody opens here.
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            mock.patch.object(tempfile, "tempdir", folder),
+        ):
+            ports = PortArgs.init_new(self._args)
+        self._runner, _ = one_batch.load_model(self._args, ports, 0, 0)
 
     def prefill_s(self, prompt: Sequence[int], cached: int = 0) -> float:
         """CPU-seconds to the first token of a prompt whose first `cached` tokens are cached."""

@@ -294,6 +294,33 @@ def test_a_plain_models_layers_are_taken_as_such():
     assert lines == ["0 False False True", "2 True True True"]
 
 
+DECODE_STEP = """
+import sys
+sys.path.insert(0, BENCH)
+from sglang_in_process import stock_and_lane
+from pdcache.models import resolve_model
+from pdcache.sglang_cpu import decoder
+(lane,) = stock_and_lane(resolve_model("smollm2-135m"), [], ["float32"], 1024)
+in_c, taken = decoder.decode_step, []
+def counted(*batch):
+    stepped = in_c(*batch)
+    taken.append(stepped is not None)
+    return stepped
+prompts = [[*range(40 + at, 47 + 3 * at)] for at in range(6)]
+said = []
+for decoder.decode_step in (counted, lambda *batch: None):
+    said.append(lane.greedy(prompts, 4, 8))
+pairs = [pair for one, other in zip(*said) for pair in zip(one, other)]
+print(taken == [False, False] + [True] * 7, all(one.token == other.token for one, other in pairs),
+      max(abs(one.logit - other.logit) for one, other in pairs) < 1e-3)
+"""
+
+
+def test_a_decode_step_of_smollm_is_one_call_of_c_and_says_the_same():
+    code = f"BENCH = {str(ROOT / 'scripts' / 'bench')!r}\n{DECODE_STEP}"
+    assert printed(code).splitlines()[-1] == "True True True"
+
+
 def test_sglang_accepts_every_server_flag_with_its_value():
     words = [word for flag, value in SERVER_FLAGS.items() for word in (flag, value)]
     arguments = [word for word in words if word is not True]

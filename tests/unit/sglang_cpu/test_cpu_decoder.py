@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pdcache.sglang_cpu.decoder import rotate, rotation_at
+from pdcache.sglang_cpu.decoder import rotate, rotation_of
 
 
 @settings(max_examples=40, deadline=None)
@@ -19,9 +18,9 @@ from pdcache.sglang_cpu.decoder import rotate, rotation_at
 def test_the_halves_of_a_head_turn_by_their_positions_angles(positions, heads, half):
     speeds = 100.0 ** -(torch.arange(half) / half)
     angles = torch.arange(64).unsqueeze(1) * speeds
-    rotary = SimpleNamespace(cos_sin_cache=torch.cat((angles.cos(), angles.sin()), dim=-1))
+    table = torch.cat((angles.cos(), angles.sin()), dim=-1)
     x = torch.randn(len(positions), heads, 2 * half)
-    turned = rotate(x, rotation_at(rotary, torch.tensor(positions), torch.float32))
+    turned = rotate(x, rotation_of(table[positions]))
     for token, position in enumerate(positions):
         for at in range(half):
             cos, sin = math.cos(angles[position, at]), math.sin(angles[position, at])
@@ -31,9 +30,8 @@ def test_the_halves_of_a_head_turn_by_their_positions_angles(positions, heads, h
 
 
 def test_a_rotation_keeps_the_dtype_and_the_input():
-    rotary = SimpleNamespace(cos_sin_cache=torch.rand(8, 8))
     x = torch.randn(2, 3, 8).bfloat16()
     before = x.clone()
-    turned = rotate(x, rotation_at(rotary, torch.tensor([1, 7]), torch.bfloat16))
+    turned = rotate(x, rotation_of(torch.rand(2, 8).bfloat16()))
     assert turned.dtype == torch.bfloat16
     assert torch.equal(x, before)
