@@ -85,13 +85,14 @@ def kills(shell: Shell, minutes: float, seed: int) -> dict[str, Any]:
     words = [word for one in sets for word in ("--set", one)]
     struck: list[str] = []
     with cluster(shell, FILE, *TINY, *words) as up:
-        plan = running_cluster(shell, up["name"]).plan
-        bench = Bench(shell, up["name"], plan)
+        running = running_cluster(shell, up["name"])
+        bench, plan = Bench(shell, up["name"], running), running.plan
         # A first load opens the connections that servers keep, so it comes before both looks.
         before, first = usage_after_load(shell, plan)
         deadline = time.monotonic() + 60 * minutes
         errors, turns = [], 0
         wrong: list[str] = []
+        held: list[str] = []
         while time.monotonic() < deadline:
             kind, how = source.choice(KILLS)
             outcome = bench.strike(kind, how)
@@ -99,12 +100,15 @@ def kills(shell: Shell, minutes: float, seed: int) -> dict[str, Any]:
             turns += outcome.turns
             errors += [] if kind.startswith("decode") else outcome.errors
             wrong += outcome.wrong
+            held += [f"{name} holds {busy}" for name, busy in outcome.busy.items()]
             print(outcome.row(), flush=True)
         after, last = usage_after_load(shell, plan)
         for load in (first, last):
             wrong += wrong_tokens(plan, load.done)
             errors += [str(turn) for turn in load.done if turn.error]
-    problems = [f"wrong answer: {one}" for one in wrong] + [f"failed: {one}" for one in errors]
+    problems = (
+        [f"wrong answer: {one}" for one in wrong] + [f"failed: {one}" for one in errors] + held
+    )
     total_before, total_after = total(before), total(after)
     for what in ("processes", "descriptors"):
         if total_after[what] > total_before[what]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -16,11 +17,17 @@ from typing import Any
 import psutil
 
 from pdcache.plan import Plan
+from pdcache.sglang import idle
+from pdcache.topology import Role
 from tests.cluster_tools import Shell, tree_of, wait_for
+from tests.dialogues import Running
 from tests.load import Load, Turn, wrong_tokens
 
 STOPPED_S = 15.0
 RECOVERY_LIMIT_S = 90.0
+REUSE = 0.99
+"""Of the ceiling: what counts as finding all."""
+
 COMPARED = 40
 """Answers that are computed again without reuse: those nearest to the fault."""
 
@@ -40,7 +47,13 @@ PROCESS = {
 
 @dataclass
 class Outcome:
-    """What one fault did. Times are seconds after it; None where there is nothing to tell."""
+    """What one fault did. Times are seconds after it; None where there is nothing to tell.
+
+    Attributes:
+        reuse_back_s: seconds after the store's return until every turn that follows in a running
+            dialogue finds all before it.
+        busy: what workers still hold when the load is over, by name.
+    """
 
     kind: str
     how: str
@@ -53,6 +66,8 @@ class Outcome:
     ttft_above_s: float | None = None
     reasons: list[str] = field(default_factory=list)
     reuse: float | None = None
+    reuse_back_s: float | None = None
+    busy: dict[str, str] = field(default_factory=dict)
     restarted: list[str] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
 
@@ -66,7 +81,7 @@ class Outcome:
         cells = (
             self.kind, self.how, str(self.turns), str(len(self.errors)), str(len(self.wrong)),
             shown(self.out_s), shown(self.recovered_s), shown(self.slowest_s),
-            shown(self.ttft_above_s), reuse,
+            shown(self.ttft_above_s), reuse, shown(self.reuse_back_s),
         )  # fmt: skip
         return f"| {' | '.join(cells)} |"
 
@@ -74,17 +89,22 @@ class Outcome:
 HEAD = (
     "| process | fault | requests | errors | wrong answers | out of the gateway after "
     "| recovered and proved after | slowest request | TTFT above normal "
-    "| hit/ceiling afterwards |\n|---|---|---|---|---|---|---|---|---|---|"
+    "| hit/ceiling afterwards | reuse back after |\n" + "|---" * 11 + "|"
 )
 
 
 @dataclass
 class Bench:
-    """A cluster to hurt: its name and plan, and the shell that started it."""
+    """A cluster to hurt: its name, plan and keys, and the shell that started it."""
 
     shell: Shell
     name: str
-    plan: Plan
+    running: Running
+
+    @property
+    def plan(self) -> Plan:
+        """What runs."""
+        return self.running.plan
 
     def status(self) -> dict[str, Any]:
         """``status --json``."""
@@ -104,7 +124,6 @@ class Bench:
         wait_for(self.is_up, "the cluster to be UP", limit_s=RECOVERY_LIMIT_S)
         outcome = Outcome(kind, how)
         before = Counter(_names(self.shell))
-        first_event = self._last_event()
         pids_before = self._pids()
         with Load(self.plan) as load:
             load.wait_for_turns(9)
@@ -114,9 +133,19 @@ class Bench:
             self._hit(pids, how)
             if url is not None:
                 outcome.out_s = self._out_of_manifest(url, struck_s)
+            if kind in STORE:
+                wait_for(
+                    lambda: bool(self._reasons(outcome)), "the fault to be told", limit_s=STOPPED_S
+                )  # fmt: skip
             if how == "SIGSTOP":
                 time.sleep(max(0.0, struck_s + STOPPED_S - time.monotonic()))
                 _signal(pids, signal.SIGCONT)
+            if kind in STORE:
+                wait_for(
+                    lambda: self._returned(kind, how, start), f"{kind} to be back",
+                    limit_s=RECOVERY_LIMIT_S,
+                )  # fmt: skip
+            returned_s = time.monotonic()
             wait_for(
                 lambda: self._recovered(kind, how, pids, start), f"{kind} to recover",
                 limit_s=RECOVERY_LIMIT_S,
@@ -131,7 +160,9 @@ class Bench:
                 limit_s=RECOVERY_LIMIT_S,
             )  # fmt: skip
         self._judge(outcome, load, struck_s, recovered_s)
-        outcome.reasons = self._degraded_since(first_event)
+        if kind in STORE:
+            outcome.reuse_back_s = reuse_back_s(load.done, returned_s)
+        outcome.busy = asyncio.run(_busy(self.running))
         wait_for(self.is_up, "the cluster to be UP again", limit_s=RECOVERY_LIMIT_S)
         near = sorted(load.done, key=lambda turn: abs(turn.began_s - struck_s))
         outcome.wrong = wrong_tokens(self.plan, near[:COMPARED])
@@ -179,6 +210,11 @@ class Bench:
     def _start_of(self, kind: str) -> int:
         return 0 if kind == "controller" else int(self.worker(PROCESS[kind])["incarnation"])
 
+    def _returned(self, kind: str, how: str, start: int) -> bool:
+        """The process serves again: the same one, or the next."""
+        own = self.worker(PROCESS[kind])
+        return own["state"] == "HEALTHY" and (how == "SIGSTOP" or own["incarnation"] != start)
+
     def _recovered(self, kind: str, how: str, pids: list[int], start: int) -> bool:
         """What died was started again, and nothing is wrong any more."""
         if how != "SIGSTOP":
@@ -193,18 +229,11 @@ class Bench:
     def _pids(self) -> dict[str, int]:
         return {own["name"]: own["pid"] for own in self.status()["workers"]}
 
-    def _last_event(self) -> int:
-        events = self.shell.json("events", self.name, "-n", "1000")["events"]
-        return int(events[-1]["number"]) if events else 0
-
-    def _degraded_since(self, number: int) -> list[str]:
-        events = self.shell.json("events", self.name, "-n", "1000")["events"]
-        kinds = ("degraded", "died", "unhealthy")
-        return [
-            f"{event['subject']}: {event['text']}"
-            for event in events
-            if event["number"] > number and event["kind"] in kinds
-        ]
+    def _reasons(self, outcome: Outcome) -> list[str]:
+        """Why the cluster is DEGRADED at this moment, which the outcome keeps."""
+        status = self.status()
+        outcome.reasons = status["reasons"] if status["state"] == "DEGRADED" else []
+        return outcome.reasons
 
 
 def _reusing(turns: Sequence[Turn], recovered_s: float) -> list[Turn]:
@@ -216,6 +245,31 @@ def _reusing(turns: Sequence[Turn], recovered_s: float) -> list[Turn]:
     first = {session: min(t.began_s for t in later if t.session == session)
              for session in {t.session for t in later}}  # fmt: skip
     return [t for t in later if t.began_s > first[t.session]]
+
+
+def reuse_back_s(turns: Sequence[Turn], returned_s: float) -> float | None:
+    """Seconds after `returned_s` until every turn finds all before it; None: it never does.
+
+    A dialogue's turn that does not find all counts until it is answered: the one after it can.
+    """
+    later = [t for t in turns if t.turn > 1 and t.ended_s > returned_s and not t.error]
+    missed = [t.ended_s for t in later if t.cached < REUSE * t.ceiling]
+    back_s = max(missed, default=returned_s)
+    return back_s - returned_s if any(t.began_s > back_s for t in later) else None
+
+
+async def _busy(running: Running) -> dict[str, str]:
+    """What workers hold once those who asked are gone, and have had time to be forgotten."""
+    workers = [*running.plan.role(Role.PREFILL), *running.plan.role(Role.DECODE)]
+    held: dict[str, str] = {}
+    async with running.client(10.0) as client:
+        for _ in range(40):
+            loads = {own.name: (await idle.load(client, own)).busy for own in workers}
+            held = {name: busy for name, busy in loads.items() if busy}
+            if not held:
+                break
+            await asyncio.sleep(0.5)
+    return held
 
 
 def _ttfts(turns: Any) -> list[float]:

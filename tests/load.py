@@ -60,7 +60,7 @@ class Turn:
 
 @dataclass
 class Load:
-    """Sessions that talk until the with block ends. Odd ones stream, even ones do not.
+    """Sessions that talk until the with block ends. All but every third one stream.
 
     Attributes:
         limit_s: of a request; one that needs longer is an error of its own.
@@ -131,7 +131,7 @@ class Load:
             prompt, known, turn = _tokens(source, FIRST), 0, 1
             while turn <= TURNS and not self._stop.is_set():
                 own = Turn(
-                    number, turn, prompt, bool(number % 2), time.monotonic(),
+                    number, turn, prompt, number % 3 != 0, time.monotonic(),
                     min(known, len(prompt) - 1) // page * page,
                 )  # fmt: skip
                 self.turns.append(own)

@@ -59,6 +59,8 @@ async def _until_due(live: Live, *, longest_s: float) -> None:
     waited_s = 0.0
     while True:
         every_s = live.desired.topology.watch.reuse_s
+        if not every_s:
+            live.heal(KEY, "reuse is not watched any more")
         left_s = min(every_s, longest_s) - waited_s if every_s else LOOK_S
         if left_s <= 0:
             return

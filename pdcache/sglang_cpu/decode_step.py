@@ -120,7 +120,7 @@ def _caches(layers: Sequence[Any], pool: Any) -> list[torch.Tensor]:
     """
     if type(pool) is not POOL.get() or pool.use_hnd or pool.dtype != torch.float32:
         return []
-    found = []
+    found: list[torch.Tensor] = []
     for layer in layers:
         number = layer.attention.layer_id
         found += (pool.get_key_buffer(number), pool.get_value_buffer(number))

@@ -49,6 +49,7 @@ def _apply() -> None:
         pd_sender,
         pinning,
         processes,
+        storage_threads,
         waiting,
     )
 
@@ -61,5 +62,6 @@ def _apply() -> None:
         linear.install()
         decoder.install()
         waiting.pause_between_looks()
+        storage_threads.leave_cores()
         processes.fork_children()
     pd_sender.send_plain_indices()

@@ -133,12 +133,18 @@ from sglang.srt.layers.quantization.unquant import UnquantizedLinearMethod as Li
 from sglang.srt.models.llama import LlamaModel
 from sglang.srt.disaggregation.mooncake.conn import MooncakeKVSender
 from sglang.srt.mem_cache.pool_host import base, mha
+from sglang.srt.managers.cache_controller import HiCacheController as Controller
+from sglang.srt.mem_cache.hybrid_cache import hybrid_cache_controller as hybrid
 import sgl_kernel.kvcacheio as supplied
 print(json.dumps({
     "attention": ATTENTION_BACKENDS["pdcache_cpu"].__module__,
     "packed": sorted({step.__module__ for step in (
         Linear.apply, Linear.process_weights_after_loading, LogitsProcessor._compute_lm_head)}),
     "layers": LlamaModel.forward.__module__,
+    "storage": [step.__wrapped__.__module__.rpartition(".")[2] for step in (
+        Controller.prefetch_io_aux_func, Controller.backup_thread_func,
+        Controller._page_get_zero_copy, Controller._page_set_zero_copy,
+        hybrid.HybridCacheController.backup_thread_func) if step.__globals__["__name__"].startswith("pdcache")],
     "sender": MooncakeKVSender.supports_host_tensor_indices,
     "reserve": base.HICACHE_HOST_MEMORY_RESERVE_BYTES,
     "budget": base.host_memory_budget_bytes(),
@@ -155,6 +161,7 @@ def test_sglangs_own_plugin_loader_applies_every_replacement():
     assert state["attention"] == "pdcache.sglang_cpu.attention_backend"
     assert state["packed"] == ["pdcache.sglang_cpu.linear"]
     assert state["layers"] == "pdcache.sglang_cpu.decoder"
+    assert state["storage"] == ["cache_controller"] * 4 + ["hybrid_cache_controller"]
     assert state["sender"] is False
     assert state["reserve"] == reserve
     # The reserve is in force, not merely assigned; the machine's free memory moves meanwhile.

@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster_tools import TINY, Shell, cluster, free_port
 from tests.dialogues import running_cluster
-from tests.kills import KINDS, PROCESS, RECOVERY_LIMIT_S, SIGNALS, STORE, Bench, Outcome
+from tests.kills import KINDS, PROCESS, RECOVERY_LIMIT_S, REUSE, SIGNALS, STORE, Bench, Outcome
 
 QUICK = {
     ("prefill", "SIGKILL"), ("decode", "SIGKILL"), ("holder", "SIGKILL"), ("gateway", "SIGKILL"),
@@ -25,7 +25,7 @@ CASES = [
 
 OUT_LIMIT_S = 2.0
 TTFT_ABOVE_LIMIT_S = 2.0
-REUSE = 0.99
+REUSE_BACK_LIMIT_S = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     sets = ["decode.workers=2", f"gateway.port={free_port()}", "watch.reuse_s=0"]
     words = [word for one in sets for word in ("--set", one)]
     with cluster(shell, "topologies/full_offload.yaml", *TINY, *words) as up:
-        yield Bench(shell, up["name"], running_cluster(shell, up["name"]).plan)
+        yield Bench(shell, up["name"], running_cluster(shell, up["name"]))
 
 
 @pytest.mark.parametrize(("kind", "how"), CASES)
@@ -44,6 +44,7 @@ def test_a_fault_under_load_costs_nobody_an_answer(bench: Bench, kind: str, how:
     print(outcome.row())
     assert outcome.wrong == []
     assert outcome.orphans == []
+    assert outcome.busy == {}, "workers hold requests of nobody"
     assert len(outcome.errors) <= errors_at_most(outcome), outcome.errors
     hurt = {PROCESS[kind]} if kind != "controller" else set()
     assert set(outcome.restarted) <= hurt, "only what was hurt may be started again"
@@ -56,6 +57,8 @@ def test_a_fault_under_load_costs_nobody_an_answer(bench: Bench, kind: str, how:
         assert outcome.reasons, "the fault was not told"
         assert outcome.ttft_above_s is not None
         assert outcome.ttft_above_s <= TTFT_ABOVE_LIMIT_S
+        assert outcome.reuse_back_s is not None, "running dialogues do not find their pages"
+        assert outcome.reuse_back_s <= REUSE_BACK_LIMIT_S
     assert outcome.reuse is not None
     assert outcome.reuse >= REUSE
 

@@ -99,3 +99,10 @@ def test_another_interval_counts_while_a_long_one_is_waited_for(
 ) -> None:
     first, *_ = Watched(every(3600), {100: every(20)}).canaries(200, monkeypatch)
     assert first <= 100 + LOOK_S
+
+
+def test_what_is_not_watched_any_more_is_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    live = Watched(every(60), {70: every(0)})
+    live.proved = False
+    live.canaries(120, monkeypatch)
+    assert live.reasons == {}
