@@ -21,7 +21,7 @@ demo: setup ## Start a real cluster on this machine and show that it reuses KV
 
 test: setup ## Run all tests (starts real clusters)
 	@$(PYTHON_VENV) -m pytest -n auto --dist loadfile tests/unit tests/contract
-	@$(PYTHON_VENV) -m pytest tests/cluster tests/faults
+	@$(PYTHON_VENV) -m pytest --durations 12 tests/cluster tests/faults
 
 test-fast: setup ## Run the unit tests only
 	@$(PYTHON_VENV) -m pytest -n auto --dist loadfile tests/unit

@@ -141,10 +141,10 @@ print(json.dumps({
     "packed": sorted({step.__module__ for step in (
         Linear.apply, Linear.process_weights_after_loading, LogitsProcessor._compute_lm_head)}),
     "layers": LlamaModel.forward.__module__,
-    "storage": [step.__wrapped__.__module__.rpartition(".")[2] for step in (
+    "storage": [*{step.__globals__["__name__"] for step in (
         Controller.prefetch_io_aux_func, Controller.backup_thread_func,
         Controller._page_get_zero_copy, Controller._page_set_zero_copy,
-        hybrid.HybridCacheController.backup_thread_func) if step.__globals__["__name__"].startswith("pdcache")],
+        hybrid.HybridCacheController.backup_thread_func)}],
     "sender": MooncakeKVSender.supports_host_tensor_indices,
     "reserve": base.HICACHE_HOST_MEMORY_RESERVE_BYTES,
     "budget": base.host_memory_budget_bytes(),
@@ -161,7 +161,7 @@ def test_sglangs_own_plugin_loader_applies_every_replacement():
     assert state["attention"] == "pdcache.sglang_cpu.attention_backend"
     assert state["packed"] == ["pdcache.sglang_cpu.linear"]
     assert state["layers"] == "pdcache.sglang_cpu.decoder"
-    assert state["storage"] == ["cache_controller"] * 4 + ["hybrid_cache_controller"]
+    assert state["storage"] == ["pdcache.sglang_cpu.storage_threads"]
     assert state["sender"] is False
     assert state["reserve"] == reserve
     # The reserve is in force, not merely assigned; the machine's free memory moves meanwhile.
