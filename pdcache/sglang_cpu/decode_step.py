@@ -134,13 +134,19 @@ def _sizes(
     """The sizes of `struct step`; None where layers differ, or a size is not one of whole LANES."""
     attention, epsilon = layers[0].attention, last_norm.variance_epsilon
     size, inner = weights[0].shape[1], weights[3].shape[1]
+    heads, kv_heads, dim = attention.tp_q_head_num, attention.tp_k_head_num, attention.head_dim
+    products = (
+        ((heads + 2 * kv_heads) * dim, size), (size, heads * dim), (2 * inner, size), (size, inner),
+    )  # fmt: skip
+    laid_out = [(-(-outputs // (2 * LANES)), inputs) for outputs, inputs in products]
+    if [tuple(weight.shape[:2]) for weight in weights] != laid_out * len(layers):
+        return None
     for layer in layers:
         own = layer.attention
         window = own.sliding_window_size
         same = (
-            (own.tp_q_head_num, own.tp_k_head_num, own.tp_v_head_num)
-            == (attention.tp_q_head_num, attention.tp_k_head_num, attention.tp_k_head_num)
-            and own.qk_head_dim == own.v_head_dim == own.head_dim == attention.head_dim
+            (own.tp_q_head_num, own.tp_k_head_num, own.tp_v_head_num) == (heads, kv_heads, kv_heads)
+            and own.qk_head_dim == own.v_head_dim == own.head_dim == dim
             and own.scaling == attention.scaling
             and not own.is_cross_attention
             and (window is None or window < 0)
@@ -150,7 +156,4 @@ def _sizes(
             return None
     if size % LANES or inner % LANES:
         return None
-    return {
-        "size": size, "heads": attention.tp_q_head_num, "kv_heads": attention.tp_k_head_num,
-        "dim": attention.head_dim, "inner": inner,
-    }  # fmt: skip
+    return {"size": size, "heads": heads, "kv_heads": kv_heads, "dim": dim, "inner": inner}

@@ -182,6 +182,8 @@ def change(model, what):
         model.pool.dtype = torch.bfloat16
     elif what == "weights that need all their bits":
         first.down.__dict__[PACKED] = pack(torch.rand_like(first.down.dense))
+    elif what == "a product of another shape":
+        first.output.__dict__[PACKED] = linear(*reversed(first.qkv.dense.shape)).__dict__[PACKED]
     elif what == "a window":
         first.attention.sliding_window_size = 8
     elif what == "another epsilon":
@@ -193,7 +195,8 @@ def change(model, what):
 @pytest.mark.parametrize(
     "what",
     ["no decode step", "another dtype", "another pool", "pages of heads", "a cache in bfloat16",
-     "weights that need all their bits", "a window", "another epsilon", "too many rows"],
+     "weights that need all their bits", "a product of another shape", "a window",
+     "another epsilon", "too many rows"],
 )  # fmt: skip
 def test_what_c_does_not_take_is_left_to_the_layers(what):
     model = Model([3])
