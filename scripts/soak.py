@@ -3,7 +3,8 @@
     python scripts/soak.py [--cycles 24] [--minutes 30] [--seed 0]
 
 Exit 1 when anything is left over or grows: processes, file descriptors of the controller and of
-the servers, shared memory, temp folders, or more than 5 % of memory. Writes build/soak.json.
+the servers, shared memory, temp folders, or more than 5 % of memory; and when a fault costs more
+than it may in the kill matrix. Writes build/soak.json.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from pdcache.cluster.supervisor import shared_memory
 from pdcache.plan import Plan
 from tests.cluster_tools import SMALL, TINY, Shell, cluster, free_port
 from tests.dialogues import running_cluster
-from tests.kills import KINDS, SIGNALS, Bench
+from tests.kills import SIGNALS, Bench
 from tests.load import Load, wrong_tokens
+from tests.outcomes import HEAD, KINDS
 
 FILE = "topologies/full_offload.yaml"
 GROWTH = 0.05
@@ -79,7 +81,10 @@ def cycles(shell: Shell, count: int) -> dict[str, Any]:
 
 
 def kills(shell: Shell, minutes: float, seed: int) -> dict[str, Any]:
-    """A load for some minutes, and a random fault whenever the cluster is UP again."""
+    """A load for some minutes, and a random fault whenever the cluster is UP again.
+
+    None comes again before each of the others was there.
+    """
     source = random.Random(seed)
     sets = ["decode.workers=2", f"gateway.port={free_port()}"]
     words = [word for one in sets for word in ("--set", one)]
@@ -90,25 +95,21 @@ def kills(shell: Shell, minutes: float, seed: int) -> dict[str, Any]:
         # A first load opens the connections that servers keep, so it comes before both looks.
         before, first = usage_after_load(shell, plan)
         deadline = time.monotonic() + 60 * minutes
-        errors, turns = [], 0
-        wrong: list[str] = []
-        held: list[str] = []
+        problems: list[str] = []
+        turns, left = 0, []
+        print(HEAD, flush=True)
         while time.monotonic() < deadline:
-            kind, how = source.choice(KILLS)
+            left = left or source.sample(KILLS, len(KILLS))
+            kind, how = left.pop()
             outcome = bench.strike(kind, how)
             struck.append(f"{kind} {how}")
             turns += outcome.turns
-            errors += [] if kind.startswith("decode") else outcome.errors
-            wrong += outcome.wrong
-            held += [f"{name} holds {busy}" for name, busy in outcome.busy.items()]
+            problems += [f"{kind} {how}: {one}" for one in outcome.broken()]
             print(outcome.row(), flush=True)
         after, last = usage_after_load(shell, plan)
         for load in (first, last):
-            wrong += wrong_tokens(plan, load.done)
-            errors += [str(turn) for turn in load.done if turn.error]
-    problems = (
-        [f"wrong answer: {one}" for one in wrong] + [f"failed: {one}" for one in errors] + held
-    )
+            problems += [f"wrong answer: {one}" for one in wrong_tokens(plan, load.done)]
+            problems += [f"failed: {turn}" for turn in load.done if turn.error]
     total_before, total_after = total(before), total(after)
     for what in ("processes", "descriptors"):
         if total_after[what] > total_before[what]:

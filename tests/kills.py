@@ -9,7 +9,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,75 +22,13 @@ from pdcache.topology import Role
 from tests.cluster_tools import Shell, tree_of, wait_for
 from tests.dialogues import Running
 from tests.load import Load, Turn, wrong_tokens
+from tests.outcomes import PROCESS, RECOVERY_LIMIT_S, REUSE, STORE, Outcome
 
 STOPPED_S = 15.0
-RECOVERY_LIMIT_S = 90.0
-REUSE = 0.99
-"""Of the ceiling: what counts as finding all."""
-
 COMPARED = 40
 """Answers that are computed again without reuse: those nearest to the fault."""
 
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGSTOP": signal.SIGSTOP}
-
-WORKERS = ("prefill", "prefill's scheduler", "decode", "decode's scheduler")
-STORE = ("master", "holder")
-KINDS = (*WORKERS, *STORE, "gateway", "controller", "supervisor", "actor")
-"""What is killed. A supervisor and an actor are those of a prefill."""
-
-PROCESS = {
-    "prefill": "prefill-0", "prefill's scheduler": "prefill-0", "supervisor": "prefill-0",
-    "actor": "prefill-0", "decode": "decode-0", "decode's scheduler": "decode-0",
-    "master": "store-master", "holder": "store-holder-0", "gateway": "gateway",
-}  # fmt: skip
-
-
-@dataclass
-class Outcome:
-    """What one fault did. Times are seconds after it; None where there is nothing to tell.
-
-    Attributes:
-        reuse_back_s: seconds after the store's return until every turn that follows in a running
-            dialogue finds all before it.
-        busy: what workers still hold when the load is over, by name.
-    """
-
-    kind: str
-    how: str
-    turns: int = 0
-    errors: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-    out_s: float | None = None
-    recovered_s: float | None = None
-    slowest_s: float = 0.0
-    ttft_above_s: float | None = None
-    reasons: list[str] = field(default_factory=list)
-    reuse: float | None = None
-    reuse_back_s: float | None = None
-    busy: dict[str, str] = field(default_factory=dict)
-    restarted: list[str] = field(default_factory=list)
-    orphans: list[str] = field(default_factory=list)
-
-    def row(self) -> str:
-        """The outcome as a row of a table."""
-
-        def shown(value: float | None, unit: str = " s") -> str:
-            return "-" if value is None else f"{value:.1f}{unit}"
-
-        reuse = "-" if self.reuse is None else f"{self.reuse:.3f}"
-        cells = (
-            self.kind, self.how, str(self.turns), str(len(self.errors)), str(len(self.wrong)),
-            shown(self.out_s), shown(self.recovered_s), shown(self.slowest_s),
-            shown(self.ttft_above_s), reuse, shown(self.reuse_back_s),
-        )  # fmt: skip
-        return f"| {' | '.join(cells)} |"
-
-
-HEAD = (
-    "| process | fault | requests | errors | wrong answers | out of the gateway after "
-    "| recovered and proved after | slowest request | TTFT above normal "
-    "| hit/ceiling afterwards | reuse back after |\n" + "|---" * 11 + "|"
-)
 
 
 @dataclass

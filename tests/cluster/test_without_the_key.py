@@ -27,6 +27,8 @@ POSTS = (
     "/generate", "/v1/chat/completions", "/v1/completions", "/flush_cache", "/abort_request",
     "/workers", "/v1/tokenizers", "/pd_role_switch", "/configure_logging",
 )  # fmt: skip
+PUTS = ("/hicache/storage-backend", "/workers/1", "/wasm")
+DELETES = ("/hicache/storage-backend", "/workers/1", "/wasm/1")
 EVERY_PATH = {f"`{path}`" for path in GETS}
 REFUSED = {401, 403, 404, 405}
 
@@ -144,11 +146,12 @@ def answering(address: str, port: int) -> set[str]:
     host = f"[{address}]" if ":" in address else address
     found = set()
     with httpx.Client(base_url=f"http://{host}:{port}", timeout=20, trust_env=False) as client:
-        for method, paths in (("GET", GETS), ("POST", POSTS)):
+        asked = {"GET": GETS, "POST": POSTS, "PUT": PUTS, "DELETE": DELETES}
+        for method, paths in asked.items():
             for path in paths:
                 try:
                     answer = client.request(
-                        method, path, json={} if method == "POST" else None,
+                        method, path, json=None if method == "GET" else {},
                         timeout=3 if path == GETS[0] else 20,
                     )  # fmt: skip
                 except httpx.RequestError:

@@ -11,7 +11,8 @@ import pytest
 
 from tests.cluster_tools import TINY, Shell, cluster, free_port
 from tests.dialogues import running_cluster
-from tests.kills import KINDS, PROCESS, RECOVERY_LIMIT_S, REUSE, SIGNALS, STORE, Bench, Outcome
+from tests.kills import SIGNALS, Bench
+from tests.outcomes import KINDS
 
 QUICK = {
     ("prefill", "SIGKILL"), ("decode", "SIGKILL"), ("holder", "SIGKILL"), ("gateway", "SIGKILL"),
@@ -22,10 +23,6 @@ CASES = [
     for kind in KINDS
     for how in SIGNALS
 ]
-
-OUT_LIMIT_S = 2.0
-TTFT_ABOVE_LIMIT_S = 2.0
-REUSE_BACK_LIMIT_S = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -42,30 +39,4 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 def test_a_fault_under_load_costs_nobody_an_answer(bench: Bench, kind: str, how: str) -> None:
     outcome = bench.strike(kind, how)
     print(outcome.row())
-    assert outcome.wrong == []
-    assert outcome.orphans == []
-    assert outcome.busy == {}, "workers hold requests of nobody"
-    assert len(outcome.errors) <= errors_at_most(outcome), outcome.errors
-    hurt = {PROCESS[kind]} if kind != "controller" else set()
-    assert set(outcome.restarted) <= hurt, "only what was hurt may be started again"
-    assert outcome.recovered_s is not None
-    assert outcome.recovered_s < RECOVERY_LIMIT_S
-    if kind in ("prefill", "decode", "prefill's scheduler", "decode's scheduler"):
-        assert outcome.out_s is not None
-        assert outcome.out_s < OUT_LIMIT_S
-    if kind in STORE:
-        assert outcome.reasons, "the fault was not told"
-        assert outcome.ttft_above_s is not None
-        assert outcome.ttft_above_s <= TTFT_ABOVE_LIMIT_S
-        assert outcome.reuse_back_s is not None, "running dialogues do not find their pages"
-        assert outcome.reuse_back_s <= REUSE_BACK_LIMIT_S
-    assert outcome.reuse is not None
-    assert outcome.reuse >= REUSE
-
-
-def errors_at_most(outcome: Outcome) -> int:
-    """What was on its way on a decode that is gone: a request of each session.
-
-    The one gateway is away for a second or two, in which three sessions try again and again.
-    """
-    return {"decode": 3, "decode's scheduler": 3, "gateway": 60}.get(outcome.kind, 0)
+    assert outcome.broken() == []
