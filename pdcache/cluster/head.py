@@ -64,6 +64,8 @@ def start_head(
         "--include-dashboard=false", "--disable-usage-stats",
         # It reads all logs again and again, to send them to drivers that do not ask for them.
         "--include-log-monitor=false",
+        # Ray's autoscaler, a process of its own that has nothing to scale here.
+        "--no-monitor",
         f"--object-store-memory={OBJECT_STORE_BYTES}",
         f"--ray-client-server-port={_free_port()}",
     ]  # fmt: skip

@@ -74,6 +74,12 @@ def test_a_cluster_on_a_given_ray_is_proved_and_leaves_it_as_it_was(
     assert '"state": "UP"' in run("status", "--json")
     assert "Prefill batch" in run("logs", "full-offload", "prefill-0", "-n", "500")
     record = json.loads((shell.home / "clusters/full-offload/cluster.json").read_text())
+    other = Shell(tmp_path / "other home")
+    given = ray_token(tmp_path) | {"RAY_ADDRESS": ray_address}
+    said = other.fails("up", "topologies/full_offload.yaml", *SMALL, "--no-verify", env=given)
+    assert "full-offload" in said and "--name" in said, said
+    assert not [*other.home.glob("clusters/*/cluster.json")]
+    assert '"state": "UP"' in run("status", "--json"), "who was refused changed what runs"
     run("down")
     assert port_is_closed(port)
     assert not list(shell.home.glob("clusters/*/cluster.json"))
