@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import httpx
 import psutil
 
 from pdcache.plan import Plan
@@ -63,6 +64,7 @@ class Bench:
         outcome = Outcome(kind, how)
         before = Counter(_names(self.shell))
         pids_before = self._pids()
+        told_by, first_event = self.status()["controller"], self._last_event()
         with Load(self.plan) as load:
             load.wait_for_turns(9)
             url, pids = self._victim(kind)
@@ -72,9 +74,7 @@ class Bench:
             if url is not None:
                 outcome.out_s = self._out_of_manifest(url, struck_s)
             if kind in STORE:
-                wait_for(
-                    lambda: bool(self._reasons(outcome)), "the fault to be told", limit_s=STOPPED_S
-                )  # fmt: skip
+                wait_for(lambda: _state(told_by) == "DEGRADED", "DEGRADED", limit_s=STOPPED_S)
             if how == "SIGSTOP":
                 time.sleep(max(0.0, struck_s + STOPPED_S - time.monotonic()))
                 _signal(pids, signal.SIGCONT)
@@ -101,6 +101,7 @@ class Bench:
         if kind in STORE:
             outcome.reuse_back_s = reuse_back_s(load.done, returned_s)
         outcome.busy = asyncio.run(_busy(self.running))
+        outcome.reasons = self._degraded_since(first_event)
         wait_for(self.is_up, "the cluster to be UP again", limit_s=RECOVERY_LIMIT_S)
         near = sorted(load.done, key=lambda turn: abs(turn.began_s - struck_s))
         outcome.wrong = wrong_tokens(self.plan, near[:COMPARED])
@@ -167,11 +168,22 @@ class Bench:
     def _pids(self) -> dict[str, int]:
         return {own["name"]: own["pid"] for own in self.status()["workers"]}
 
-    def _reasons(self, outcome: Outcome) -> list[str]:
-        """Why the cluster is DEGRADED at this moment, which the outcome keeps."""
-        status = self.status()
-        outcome.reasons = status["reasons"] if status["state"] == "DEGRADED" else []
-        return outcome.reasons
+    def _last_event(self) -> int:
+        events = self.shell.json("events", self.name, "-n", "1000")["events"]
+        return int(events[-1]["number"]) if events else 0
+
+    def _degraded_since(self, number: int) -> list[str]:
+        events = self.shell.json("events", self.name, "-n", "1000")["events"]
+        return [
+            f"{event['subject']}: {event['text']}"
+            for event in events
+            if event["number"] > number and event["kind"] in ("degraded", "unhealthy")
+        ]
+
+
+def _state(controller: str) -> str:
+    """The state the controller tells; by HTTP, for a command takes seconds on a busy machine."""
+    return str(httpx.get(f"{controller}/health", timeout=10, trust_env=False).json()["state"])
 
 
 def _reusing(turns: Sequence[Turn], recovered_s: float) -> list[Turn]:
