@@ -34,10 +34,9 @@ SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGSTOP": sign
 
 @dataclass
 class Bench:
-    """A cluster to hurt: its name, plan and keys, and the shell that started it."""
+    """A cluster to hurt: its plan and keys, and the shell that started it."""
 
     shell: Shell
-    name: str
     running: Running
 
     @property
@@ -45,18 +44,42 @@ class Bench:
         """What runs."""
         return self.running.plan
 
+    def asked(self, path: str, limit_s: float = 0.0) -> dict[str, Any] | None:
+        """What the controller answers within a limit; by HTTP, for a command takes seconds.
+
+        Ray's head also keeps connections of commands that have ended, for some minutes.
+        """
+        url = f"http://127.0.0.1:{self.plan.controller_port}{path}"
+        key = {"Authorization": f"Bearer {self.running.keys.admin}"}
+        deadline = time.monotonic() + limit_s
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                answer = httpx.get(url, headers=key, timeout=10, trust_env=False)
+                assert answer.status_code == 200, answer.text
+                told: dict[str, Any] = answer.json()
+                return told
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.2)
+
     def status(self) -> dict[str, Any]:
-        """``status --json``."""
-        status: dict[str, Any] = self.shell.json("status", self.name)
+        """The status; a controller that starts again is waited for."""
+        status = self.asked("/status", RECOVERY_LIMIT_S)
+        assert status is not None, "the controller does not answer"
         return status
 
     def worker(self, name: str) -> dict[str, Any]:
         """One process of the status."""
         return next(own for own in self.status()["workers"] if own["name"] == name)
 
+    def is_in(self, state: str) -> bool:
+        """The controller answers, and tells that state."""
+        told = self.asked("/health")
+        return told is not None and told["state"] == state
+
     def is_up(self) -> bool:
         """Nothing is wrong with the cluster."""
-        return bool(self.status()["state"] == "UP")
+        return self.is_in("UP")
 
     def strike(self, kind: str, how: str) -> Outcome:
         """Do one fault under load, and tell what happened."""
@@ -64,7 +87,7 @@ class Bench:
         outcome = Outcome(kind, how)
         before = Counter(_names(self.shell))
         pids_before = self._pids()
-        told_by, first_event = self.status()["controller"], self._last_event()
+        first_event = self._last_event()
         with Load(self.plan) as load:
             load.wait_for_turns(9)
             url, pids = self._victim(kind)
@@ -74,7 +97,7 @@ class Bench:
             if url is not None:
                 outcome.out_s = self._out_of_manifest(url, struck_s)
             if kind in STORE:
-                wait_for(lambda: _state(told_by) == "DEGRADED", "DEGRADED", limit_s=STOPPED_S)
+                wait_for(lambda: self.is_in("DEGRADED"), "DEGRADED", limit_s=STOPPED_S)
             if how == "SIGSTOP":
                 time.sleep(max(0.0, struck_s + STOPPED_S - time.monotonic()))
                 _signal(pids, signal.SIGCONT)
@@ -168,22 +191,21 @@ class Bench:
     def _pids(self) -> dict[str, int]:
         return {own["name"]: own["pid"] for own in self.status()["workers"]}
 
+    def _events(self, since: int = 0) -> list[dict[str, Any]]:
+        told = self.asked(f"/events?since={since}", RECOVERY_LIMIT_S)
+        assert told is not None, "the controller does not answer"
+        events: list[dict[str, Any]] = told["events"]
+        return events
+
     def _last_event(self) -> int:
-        events = self.shell.json("events", self.name, "-n", "1000")["events"]
-        return int(events[-1]["number"]) if events else 0
+        return max((event["number"] for event in self._events()), default=0)
 
     def _degraded_since(self, number: int) -> list[str]:
-        events = self.shell.json("events", self.name, "-n", "1000")["events"]
         return [
             f"{event['subject']}: {event['text']}"
-            for event in events
-            if event["number"] > number and event["kind"] in ("degraded", "unhealthy")
+            for event in self._events(number)
+            if event["kind"] in ("degraded", "unhealthy")
         ]
-
-
-def _state(controller: str) -> str:
-    """The state the controller tells; by HTTP, for a command takes seconds on a busy machine."""
-    return str(httpx.get(f"{controller}/health", timeout=10, trust_env=False).json()["state"])
 
 
 def _reusing(turns: Sequence[Turn], recovered_s: float) -> list[Turn]:
@@ -227,14 +249,14 @@ def _ttfts(turns: Any) -> list[float]:
 
 
 def _names(shell: Shell) -> list[str]:
-    """What runs, without what comes and goes: Ray's idle workers and helpers of ours."""
+    """What runs, without Ray's idle workers, which come and go."""
     names = []
     for process in shell.processes():
         try:
             name = " ".join(process.cmdline()) or process.name()
         except psutil.Error:
             continue
-        if not name.startswith("ray::IDLE") and "pdcache status" not in name:
+        if not name.startswith("ray::IDLE"):
             # Ray shows in the title which method an actor runs at the moment.
             names.append(
                 name.split(" --")[0].split(".")[0][:80].strip()

@@ -129,6 +129,25 @@ def by_hand(
         running.wait(60)
 
 
+@contextlib.contextmanager
+def orchestration_stopped(home: Path) -> Iterator[None]:
+    """Ray and the controller of a cluster are stopped for a with block; its servers go on."""
+    found = [
+        one
+        for one in psutil.process_iter()
+        if _belongs(one, home) and not any(map(_is_supervisor, [one, *one.parents()]))
+    ]
+    if not any(" ".join(one.cmdline()).startswith("ray::") for one in found):
+        raise RuntimeError(f"no Ray actor has PDCACHE_HOME={home}")
+    try:
+        for one in found:
+            one.suspend()
+        yield
+    finally:
+        for one in found:
+            one.resume()
+
+
 def free_port() -> int:
     """A port that nobody has, now."""
     with socket.socket() as one:
@@ -159,6 +178,17 @@ def _planned(name: str, home: Path, words: Sequence[str], url: str, took_s: floa
     master = next(one for one in plan["processes"] if one["name"] == "store-master")
     metrics = f"{_url(master['ports']['metrics'])}/metrics"
     return Stack(name, url, tuple(prefills), keys["admin"], metrics, took_s)
+
+
+def _belongs(process: psutil.Process, home: Path) -> bool:
+    try:
+        return process.environ().get("PDCACHE_HOME") == str(home)
+    except psutil.Error:
+        return False
+
+
+def _is_supervisor(process: psutil.Process) -> bool:
+    return any(word.endswith("supervisor.py") for word in process.cmdline())
 
 
 def _laid(sets: Sequence[str], port: int) -> list[str]:

@@ -32,7 +32,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     sets = ["decode.workers=2", f"gateway.port={free_port()}", "watch.reuse_s=0"]
     words = [word for one in sets for word in ("--set", one)]
     with cluster(shell, "topologies/full_offload.yaml", *TINY, *words) as up:
-        yield Bench(shell, up["name"], running_cluster(shell, up["name"]))
+        yield Bench(shell, running_cluster(shell, up["name"]))
 
 
 @pytest.mark.parametrize(("kind", "how"), CASES)

@@ -141,6 +141,7 @@ def test_a_drained_worker_and_its_whole_role_are_restarted_one_at_a_time(live: W
     assert unchanged(before, after) == places(before).keys() - {"prefill-0", "prefill-1"}
 
 
+@pytest.mark.soak
 def test_storage_is_detached_though_the_controller_is_killed_meanwhile(live: Watched) -> None:
     before = live.status()
     live.storage_goes()
