@@ -105,8 +105,13 @@ def kills(shell: Shell, minutes: float, seed: int) -> dict[str, Any]:
         while time.monotonic() < deadline:
             left = left or source.sample(KILLS, len(KILLS))
             kind, how = left.pop()
-            outcome = bench.strike(kind, how)
             struck.append(f"{kind} {how}")
+            try:
+                outcome = bench.strike(kind, how)
+            except AssertionError as error:
+                problems.append(f"{kind} {how}: {error}")
+                print(problems[-1], flush=True)
+                continue
             turns += outcome.turns
             problems += [f"{kind} {how}: {one}" for one in outcome.broken()]
             print(outcome.row(), flush=True)

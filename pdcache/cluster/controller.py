@@ -67,6 +67,7 @@ class Controller:
         self._endpoint: Endpoint | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._resuming = asyncio.Lock()
+        _resume_if_restarted()
 
     async def resume(self) -> int:
         """Take up the desired state that an earlier incarnation left; returns this pid."""
@@ -237,3 +238,12 @@ async def _for_ever(live: Live, what: str, start: Callable[[Live], Awaitable[Non
             live.events.add("controller", "defect", text, "begun anew")
             logger.exception(text)
             await asyncio.sleep(DEFECT_PAUSE_S)
+
+
+def _resume_if_restarted() -> None:
+    """Have a controller that Ray started again go on at once, not when somebody asks for it."""
+    import ray
+
+    own = ray.get_runtime_context()
+    if own.was_current_actor_reconstructed:
+        own.current_actor.resume.remote()
