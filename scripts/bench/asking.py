@@ -7,6 +7,7 @@ import json
 import random
 import statistics
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from stacks import MODEL, Stack
@@ -64,3 +65,21 @@ def ttft_s(answer: Answer) -> float:
 def tpot_s(answers: Sequence[Answer]) -> float:
     """Seconds a token after the first: the mean of each stream, and of those the median."""
     return statistics.median(statistics.fmean(answer.gaps_s) for answer in answers)
+
+
+def tpot_together_s(answers: Sequence[Answer]) -> float:
+    """Seconds a token while all stream: from the last first token to the first last one.
+
+    Before that and after it a step has fewer streams, and is faster.
+
+    Raises:
+        RuntimeError: they never streamed all at once, as far as the client saw.
+    """
+    stamps = [
+        [*accumulate(one.gaps_s, initial=one.sent_at_s + ttft_s(one))] for one in answers
+    ]  # fmt: skip
+    begin, end = max(one[0] for one in stamps), min(one[-1] for one in stamps)
+    counts = [sum(begin < at <= end for at in one) for one in stamps]
+    if min(counts) < len(stamps[0]) // 4:
+        raise RuntimeError(f"of {len(stamps[0])} tokens each only {min(counts)} came side by side")
+    return (end - begin) / statistics.fmean(counts)
