@@ -26,6 +26,9 @@ from tests.load import Load, Turn, wrong_tokens
 from tests.outcomes import PROCESS, RECOVERY_LIMIT_S, REUSE, STORE, Outcome
 
 STOPPED_S = 15.0
+STEADY_S = 5.0
+"""How long it must stay UP once the store is back: that pages are gone is seen a little later."""
+
 COMPARED = 40
 """Answers that are computed again without reuse: those nearest to the fault."""
 
@@ -107,11 +110,12 @@ class Bench:
                     limit_s=RECOVERY_LIMIT_S,
                 )  # fmt: skip
             returned_s = time.monotonic()
+            steady_s = STEADY_S if kind in STORE else 0.0
             wait_for(
-                lambda: self._recovered(kind, how, pids, start), f"{kind} to recover",
-                limit_s=RECOVERY_LIMIT_S,
+                lambda: self._recovered(kind, how, pids, start) and self._stays_up(steady_s),
+                f"{kind} to recover", limit_s=RECOVERY_LIMIT_S,
             )  # fmt: skip
-            recovered_s = time.monotonic()
+            recovered_s = time.monotonic() - steady_s
             outcome.recovered_s = recovered_s - struck_s
             if kind in STORE:
                 load.wait_for_turns(18)
@@ -188,6 +192,12 @@ class Bench:
                 return False
         return self.is_up()
 
+    def _stays_up(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while (up := self.is_up()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return up
+
     def _pids(self) -> dict[str, int]:
         return {own["name"]: own["pid"] for own in self.status()["workers"]}
 
@@ -257,13 +267,18 @@ def _names(shell: Shell) -> list[str]:
         except psutil.Error:
             continue
         if not name.startswith("ray::IDLE"):
-            # Ray shows in the title which method an actor runs at the moment.
-            names.append(
-                name.split(" --")[0].split(".")[0][:80].strip()
-                if "ray::" in name
-                else name.split(" --")[0][:80]
-            )
+            names.append(_kind(name))
     return names
+
+
+def _kind(name: str) -> str:
+    """A command without what differs between two starts of it."""
+    name = name.split(" --")[0]
+    if "ray::" in name:  # Ray shows in the title which method an actor runs at the moment.
+        return name.split(".")[0][:80].strip()
+    if "supervisor.py " in name:  # The number of its end of a socket pair.
+        return name.partition("supervisor.py ")[0] + "supervisor.py"
+    return name[:80]
 
 
 def _is_controller(process: psutil.Process) -> bool:
