@@ -132,13 +132,9 @@ def by_hand(
 @contextlib.contextmanager
 def orchestration_stopped(home: Path) -> Iterator[None]:
     """Ray and the controller of a cluster are stopped for a with block; its servers go on."""
-    found = [
-        one
-        for one in psutil.process_iter()
-        if _belongs(one, home) and not any(map(_is_supervisor, [one, *one.parents()]))
-    ]
-    if not any(" ".join(one.cmdline()).startswith("ray::") for one in found):
-        raise RuntimeError(f"no Ray actor has PDCACHE_HOME={home}")
+    own = {one: _supervisor(one) for one in psutil.process_iter() if _belongs(one, home)}
+    head = next(of for one, of in own.items() if one.name() == "raylet")
+    found = [one for one, of in own.items() if of == head and not _is_supervisor(one)]
     try:
         for one in found:
             one.suspend()
@@ -185,6 +181,10 @@ def _belongs(process: psutil.Process, home: Path) -> bool:
         return process.environ().get("PDCACHE_HOME") == str(home)
     except psutil.Error:
         return False
+
+
+def _supervisor(process: psutil.Process) -> psutil.Process | None:
+    return next(filter(_is_supervisor, process.parents()), None)
 
 
 def _is_supervisor(process: psutil.Process) -> bool:
