@@ -70,9 +70,8 @@ def tpot_s(answers: Sequence[Answer]) -> float:
 def tpot_together_s(answers: Sequence[Answer]) -> float:
     """Seconds a token while all stream: from the last first token to the first last one.
 
-    Before that and after it a step has fewer streams, and is faster; and the first tokens of a
-    stream come in one piece. SGLang's prefill answers a request when its next batch is computed,
-    and smg passes on what decode says once prefill has answered.
+    Before that and after it a step has fewer streams, and is faster; and the first tokens of the
+    first stream reach a client in one piece (docs/performance.md).
 
     Raises:
         RuntimeError: they never streamed all at once, as far as the client saw.
