@@ -7,6 +7,7 @@ OpenMP thread the parent has no threads when it forks.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import multiprocessing.context
 from typing import Any
@@ -20,6 +21,13 @@ CHOOSE_VALUES = Target("prometheus_client.values", "get_value_class")
 
 class ForkedProcess(multiprocessing.context.ForkProcess):
     """A forked process whose metrics reach the server's ``/metrics``."""
+
+    def start(self) -> None:
+        """Fork once the collector has put aside what is there: to look at an object is to write to
+        it, and both processes would then have a copy of all that was imported.
+        """
+        gc.freeze()
+        super().start()
 
     def run(self) -> None:
         """Choose how metrics are kept as a spawned process would, then do the work.

@@ -440,6 +440,29 @@ def test_the_engine_forks_its_children_and_uses_the_rest_of_multiprocessing_as_i
     assert printed(code) == "fork True True"
 
 
+def test_a_fork_that_collects_garbage_does_not_copy_what_was_imported():
+    code = """
+from sglang.srt.plugins import load_plugins
+load_plugins()
+import gc
+from sglang.srt.entrypoints import engine
+def own_memory():
+    lines = dict(line.split(':') for line in list(open('/proc/self/smaps_rollup'))[1:])
+    return int(lines['Private_Dirty'].split()[0])
+def collect(pipe):
+    before = own_memory()
+    gc.collect()
+    pipe.send(own_memory() - before)
+here, there = engine.mp.Pipe()
+imported = own_memory()
+child = engine.mp.Process(target=collect, args=(there,))
+child.start()
+print(here.recv() < imported / 10)
+child.join()
+"""
+    assert printed(code) == "True"
+
+
 def test_a_scheduler_that_waits_pauses_and_an_idle_one_does_not():
     code = """
 from sglang.srt.managers.scheduler import Scheduler

@@ -33,7 +33,12 @@ Start = Callable[..., int]
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every look lists the tree anew."""
-    monkeypatch.setattr(module, "LIST_S", -1.0)
+    lists_every(monkeypatch, -1.0)
+
+
+def lists_every(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    for limit in ("LIST_S", "SETTLE_S"):
+        monkeypatch.setattr(module, limit, seconds)
 
 
 @pytest.fixture
@@ -125,6 +130,22 @@ def test_a_server_without_its_scheduler_or_detokenizer_is_torn_and_stays_so(
     assert alive(head)
 
 
+def test_a_scheduler_that_is_lost_soon_after_the_start_is_missed_too(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LIST_S", 1000.0)
+    head, tree = start(SCHEDULER), Tree()
+    with monkeypatch.context() as before_it_was_made:
+        before_it_was_made.setattr(module, "descendants", lambda pid: [])
+        tree.look(head)
+    known(tree, head)
+    monkeypatch.setattr(module, "descendants", lambda pid: pytest.fail("listed again"))
+    gone = child(head, SCHEDULER)
+    os.kill(gone, signal.SIGKILL)
+    until("it is a zombie", lambda: not alive(gone))
+    assert tree.look(head).torn
+
+
 def test_a_child_of_that_name_that_one_list_saw_may_go_again(start: Start) -> None:
     head, tree = start(SCHEDULER), Tree()
     tree.look(head)
@@ -179,7 +200,7 @@ def test_between_two_lists_only_known_processes_are_looked_at(
 ) -> None:
     head, tree = start(SCHEDULER), Tree()
     tree.look(head)
-    monkeypatch.setattr(module, "LIST_S", 1000.0)
+    lists_every(monkeypatch, 1000.0)
     monkeypatch.setattr(module, "descendants", lambda pid: pytest.fail("listed again"))
     assert tree.look(head) == TreeState()
     stop(child(head, SCHEDULER))
