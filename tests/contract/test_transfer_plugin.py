@@ -49,9 +49,10 @@ print(json.dumps([
 """
 
 
-# Two workers are told something, one of them goes, and a third one is told something.
+# Two workers are told something, one of them goes, with or without a message that comes too late,
+# and a third one is told something.
 TELL = """
-import json, os, threading, time, zmq
+import json, os, sys, threading, time, zmq
 from sglang.srt.disaggregation.common.conn import CommonKVManager
 from pdcache.sglang import transfer_plugin
 
@@ -71,13 +72,75 @@ for socket, address in (lost, its), (stays, other):
     assert socket.recv() == b"one"
 lost.close(linger=0)
 time.sleep(0.3)
+if sys.argv[1:] == ["late"]:
+    manager._send_multipart_locked(its, [b"late"])
 third, last = worker()
 manager._send_multipart_locked(last, [b"two"])
 manager._send_multipart_locked(other, [b"three"])
 assert (third.recv(), stays.recv()) == (b"two", b"three")
+deadline = time.monotonic() + 1
+while its in manager._monitor_cache and time.monotonic() < deadline:
+    time.sleep(0.01)
+manager._send_multipart_locked(other, [b"four"])
+assert stays.recv() == b"four"
 known = {its: "lost", other: "stays", last: "last"}
 print(json.dumps([[known[one] for one in cache] for cache in (
     manager._socket_cache, manager._monitor_cache)]), flush=True)
+os._exit(0)
+"""
+
+
+# A prefill has sent a decode some KV. That decode ends, or stays, and is taken for lost.
+SENT = """
+import ctypes, json, os, subprocess, sys, threading, time
+from types import SimpleNamespace
+import psutil
+from mooncake.engine import TransferEngine
+from pdcache.sglang import lost_workers
+
+SIZE = 1 << 16
+memory = ctypes.create_string_buffer(b"k" * SIZE)
+address = ctypes.addressof(memory)
+raw = TransferEngine()
+assert raw.initialize("127.0.0.1", "P2PHANDSHAKE", "tcp", "") == 0
+assert raw.register_memory(address, SIZE) == 0
+if sys.argv[1] == "decode":
+    print(raw.get_rpc_port(), address, flush=True)
+    sys.stdin.readline()
+    print(memory.raw[:SIZE] == b"p" * SIZE, flush=True)
+    os._exit(0)
+
+memory.raw = b"p" * len(memory.raw)
+decode = subprocess.Popen(
+    [sys.executable, *sys.orig_argv[1:-1], "decode"],
+    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+)
+port, there = map(int, decode.stdout.readline().split())
+session = f"127.0.0.1:{port}"
+for _ in range(5):
+    assert raw.batch_transfer_sync_write(
+        session, [address + at for at in range(0, SIZE, SIZE // 8)],
+        [there + at for at in range(0, SIZE, SIZE // 8)], [SIZE // 8] * 8,
+    ) == 0
+if sys.argv[1] == "gone":
+    decode.kill()
+    decode.wait()
+
+def lanes():
+    return sum(bool(one.raddr) for one in psutil.Process().net_connections("tcp"))
+
+before = lanes()
+engine = SimpleNamespace(send_probe=raw.send_probe, get_engine=lambda: raw)
+known = SimpleNamespace(endpoint="127.0.0.1", dst_port=7, dst_kv_ptrs=[there])
+manager = SimpleNamespace(engine=engine, decode_kv_args_table={session: known})
+lost_workers._close_sessions(manager, "tcp://127.0.0.1:7")
+after = lanes()
+untouched = True
+if sys.argv[1] != "gone":
+    decode.stdin.write("end\\n")
+    decode.stdin.flush()
+    untouched = decode.stdout.readline() == "True\\n"
+print(json.dumps([before, after, untouched]), flush=True)
 os._exit(0)
 """
 
@@ -88,21 +151,33 @@ def test_the_last_status_of_a_transfer_stays(plugged: bool, tmp_path: object) ->
     assert answer(ASK, plugged, tmp_path) == [plugged, plugged]
 
 
+@pytest.mark.parametrize("when", ["never", "late"])
 @pytest.mark.parametrize("plugged", [True, False])
-def test_a_socket_to_a_worker_that_is_gone_is_closed(plugged: bool, tmp_path: object) -> None:
+def test_a_socket_to_a_worker_that_is_gone_is_closed(
+    plugged: bool, when: str, tmp_path: object
+) -> None:
     """Without the plugin it is not: then SGLang has no need of it any more, or changed."""
-    kept = ["stays", "last"] if plugged else ["lost", "stays", "last"]
-    assert answer(TELL, plugged, tmp_path) == [kept, kept]
+    kept = {"stays", "last"} if plugged else {"lost", "stays", "last"}
+    assert [set(one) for one in answer(TELL, plugged, tmp_path, when)] == [kept, kept]
 
 
-def answer(program: str, plugged: bool, folder: object) -> Any:
+def test_connections_to_a_decode_that_is_gone_are_closed(tmp_path: object) -> None:
+    """They are there before: else Mooncake closes them itself, and nobody has to."""
+    assert answer(SENT, True, tmp_path, "gone") == [4, 0, True]
+
+
+def test_a_decode_that_is_still_there_loses_nothing(tmp_path: object) -> None:
+    assert answer(SENT, True, tmp_path, "there") == [4, 4, True]
+
+
+def answer(program: str, plugged: bool, folder: object, *words: str) -> Any:
     """What a program prints last, in an interpreter with or without the plugin."""
     env = {**os.environ, **worker_environment(), "PYTHONPATH": str(pythonpath_folder())}
     env.pop(KEYS_ENV, None)
     if plugged:
         env[KEYS_ENV] = str(folder)
     done = subprocess.run(
-        [sys.executable, "-c", program], env=env, cwd="/", capture_output=True, text=True,
+        [sys.executable, "-c", program, *words], env=env, cwd="/", capture_output=True, text=True,
         timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
