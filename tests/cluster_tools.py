@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -130,10 +131,10 @@ def ray_token(folder: Path) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port nobody listens on now, below those that Linux gives to connections meanwhile."""
+    while not port_is_free(port := random.randrange(23_000, 32_000)):
+        pass
+    return port
 
 
 def port_of_this_process(port: int) -> bool:

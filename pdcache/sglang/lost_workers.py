@@ -59,7 +59,7 @@ def close_lost(manager: Any) -> None:
             continue  # Another thread has closed it.
         finally:
             sending.release()
-        _close_sessions(manager, endpoint)
+        close_connections(manager, endpoint)
 
 
 def _is_lost(manager: Any, endpoint: str) -> bool:
@@ -79,7 +79,13 @@ def _is_lost(manager: Any, endpoint: str) -> bool:
     return False
 
 
-def _close_sessions(manager: Any, endpoint: str) -> None:
+def close_connections(manager: Any, endpoint: str) -> None:
+    """Close Mooncake's connections to the decode that SGLang knows by an address.
+
+    Args:
+        manager: SGLang's ``MooncakeKVManager``.
+        endpoint: ``tcp://HOST:PORT`` of the socket on which it hears how its transfers went.
+    """
     engine = getattr(manager, "engine", None)
     tcp = os.environ.get("MC_FORCE_TCP") == "1" or os.environ.get("MOONCAKE_PROTOCOL") == "tcp"
     if engine is None or not tcp:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +20,7 @@ import httpx
 import psutil
 
 from pdcache.sglang_cpu import STOCK_ENV
+from pdcache.topology.facts import port_is_free
 
 ROOT = Path(__file__).resolve().parents[2]
 PDCACHE = str(Path(sys.executable).with_name("pdcache"))
@@ -145,11 +146,10 @@ def orchestration_stopped(home: Path) -> Iterator[None]:
 
 
 def free_port() -> int:
-    """A port that nobody has, now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
+    """A port that nobody has, below those that Linux gives to connections meanwhile."""
+    while not port_is_free(port := random.randrange(23_000, 32_000)):
+        pass
+    return port
 
 
 def _running(name: str, home: Path, url: str, took_s: float) -> Stack:

@@ -133,7 +133,7 @@ before = lanes()
 engine = SimpleNamespace(send_probe=raw.send_probe, get_engine=lambda: raw)
 known = SimpleNamespace(endpoint="127.0.0.1", dst_port=7, dst_kv_ptrs=[there])
 manager = SimpleNamespace(engine=engine, decode_kv_args_table={session: known})
-lost_workers._close_sessions(manager, "tcp://127.0.0.1:7")
+lost_workers.close_connections(manager, "tcp://127.0.0.1:7")
 after = lanes()
 untouched = True
 if sys.argv[1] != "gone":
