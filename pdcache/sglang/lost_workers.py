@@ -111,6 +111,6 @@ def close_lanes(engine: Any, session: str, address: int) -> None:
         return
     lanes = int(os.environ.get("MC_TCP_LANES_PER_PEER", LANES))
     byte = ctypes.create_string_buffer(1)
-    engine.get_engine().batch_transfer_sync_read(
+    engine.engine.batch_transfer_sync_read(
         session, [ctypes.addressof(byte)] * lanes, [address] * lanes, [1] * lanes
     )

@@ -95,17 +95,16 @@ SENT = """
 import ctypes, json, os, subprocess, sys, threading, time
 from types import SimpleNamespace
 import psutil
-from mooncake.engine import TransferEngine
+from sglang.srt.distributed.device_communicators import mooncake_transfer_engine
 from pdcache.sglang import lost_workers
 
 SIZE = 1 << 16
 memory = ctypes.create_string_buffer(b"k" * SIZE)
 address = ctypes.addressof(memory)
-raw = TransferEngine()
-assert raw.initialize("127.0.0.1", "P2PHANDSHAKE", "tcp", "") == 0
-assert raw.register_memory(address, SIZE) == 0
+engine = mooncake_transfer_engine.init_mooncake_transfer_engine("127.0.0.1")
+engine.register(address, SIZE)
 if sys.argv[1] == "decode":
-    print(raw.get_rpc_port(), address, flush=True)
+    print(engine.get_session_id(), address, flush=True)
     sys.stdin.readline()
     print(memory.raw[:SIZE] == b"p" * SIZE, flush=True)
     os._exit(0)
@@ -115,10 +114,10 @@ decode = subprocess.Popen(
     [sys.executable, *sys.orig_argv[1:-1], "decode"],
     stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
 )
-port, there = map(int, decode.stdout.readline().split())
-session = f"127.0.0.1:{port}"
+session, there = decode.stdout.readline().split()
+there = int(there)
 for _ in range(5):
-    assert raw.batch_transfer_sync_write(
+    assert engine.batch_transfer_sync(
         session, [address + at for at in range(0, SIZE, SIZE // 8)],
         [there + at for at in range(0, SIZE, SIZE // 8)], [SIZE // 8] * 8,
     ) == 0
@@ -130,7 +129,6 @@ def lanes():
     return sum(bool(one.raddr) for one in psutil.Process().net_connections("tcp"))
 
 before = lanes()
-engine = SimpleNamespace(send_probe=raw.send_probe, get_engine=lambda: raw)
 known = SimpleNamespace(endpoint="127.0.0.1", dst_port=7, dst_kv_ptrs=[there])
 manager = SimpleNamespace(engine=engine, decode_kv_args_table={session: known})
 lost_workers.close_connections(manager, "tcp://127.0.0.1:7")
