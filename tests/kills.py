@@ -132,6 +132,7 @@ class Bench:
         wait_for(self.is_up, "the cluster to be UP again", limit_s=RECOVERY_LIMIT_S)
         near = sorted(load.done, key=lambda turn: abs(turn.began_s - struck_s))
         outcome.wrong = wrong_tokens(self.plan, near[:COMPARED])
+        outcome.lost_connections = _lost_connections(self.shell)
         pids_after = self._pids()
         outcome.restarted = [name for name, pid in pids_before.items() if pids_after[name] != pid]
         outcome.orphans = sorted((Counter(_names(self.shell)) - before).elements())
@@ -252,6 +253,17 @@ async def _busy(running: Running) -> dict[str, str]:
                 break
             await asyncio.sleep(0.5)
     return held
+
+
+def _lost_connections(shell: Shell) -> int:
+    """Connections of schedulers whose other end is closed."""
+    found = 0
+    for process in shell.processes():
+        with contextlib.suppress(psutil.Error):
+            if process.name().startswith("sglang::schedul"):
+                states = [one.status for one in process.net_connections("tcp")]
+                found += states.count(psutil.CONN_CLOSE_WAIT)
+    return found
 
 
 def _ttfts(turns: Any) -> list[float]:

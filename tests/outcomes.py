@@ -41,6 +41,7 @@ class Outcome:
         reuse_back_s: seconds after the store's return until every turn that follows in a running
             dialogue finds all before it.
         busy: what workers still hold when the load is over, by name.
+        lost_connections: that schedulers keep to a decode that is gone.
     """
 
     kind: str
@@ -58,6 +59,7 @@ class Outcome:
     busy: dict[str, str] = field(default_factory=dict)
     restarted: list[str] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
+    lost_connections: int = 0
 
     def row(self) -> str:
         """The outcome as a row of a table."""
@@ -78,6 +80,8 @@ class Outcome:
         found = [f"wrong answer: {one}" for one in self.wrong]
         found += [f"left over: {one}" for one in self.orphans]
         found += [f"{name} holds for nobody: {busy}" for name, busy in self.busy.items()]
+        if self.kind.startswith("decode") and self.lost_connections:
+            found.append(f"{self.lost_connections} connections are kept to what is gone")
         if len(self.errors) > ERRORS.get(self.kind, 0):
             found += [f"failed: {one}" for one in self.errors]
         hurt = {PROCESS.get(self.kind)}
