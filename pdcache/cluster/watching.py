@@ -29,7 +29,7 @@ HUNG_AFTER_S = 45.0
 FROZEN_PREFILL_S = 1.5
 FROZEN_DECODE_S = 20.0
 READMISSION_LIMIT_S = 60.0
-BACKOFF_S = (0.0, 2.0, 5.0, 15.0, 30.0, 60.0)
+BACKOFF_S = (0.0, 2.0, 5.0, 15.0, 30.0)
 CRASH_LOOP_S = 30.0
 """A process that was healthy for so long is in no crash loop when it dies."""
 
