@@ -89,7 +89,7 @@ class Bench:
         wait_for(self.is_up, "the cluster to be UP", limit_s=RECOVERY_LIMIT_S)
         outcome = Outcome(kind, how)
         before = Counter(_names(self.shell))
-        pids_before = self._pids()
+        pids_before, half_closed = self._pids(), _half_closed(self.shell)
         first_event = self._last_event()
         with Load(self.plan) as load:
             load.wait_for_turns(9)
@@ -132,7 +132,7 @@ class Bench:
         wait_for(self.is_up, "the cluster to be UP again", limit_s=RECOVERY_LIMIT_S)
         near = sorted(load.done, key=lambda turn: abs(turn.began_s - struck_s))
         outcome.wrong = wrong_tokens(self.plan, near[:COMPARED])
-        outcome.lost_connections = _lost_connections(self.shell)
+        outcome.lost_connections = len(_half_closed(self.shell) - half_closed)
         pids_after = self._pids()
         outcome.restarted = [name for name, pid in pids_before.items() if pids_after[name] != pid]
         outcome.orphans = sorted((Counter(_names(self.shell)) - before).elements())
@@ -255,14 +255,17 @@ async def _busy(running: Running) -> dict[str, str]:
     return held
 
 
-def _lost_connections(shell: Shell) -> int:
-    """Connections of schedulers whose other end is closed."""
-    found = 0
+def _half_closed(shell: Shell) -> set[tuple[int, int]]:
+    """Connections of schedulers whose other end is closed: their own port, and the other one."""
+    found = set()
     for process in shell.processes():
         with contextlib.suppress(psutil.Error):
             if process.name().startswith("sglang::schedul"):
-                states = [one.status for one in process.net_connections("tcp")]
-                found += states.count(psutil.CONN_CLOSE_WAIT)
+                found |= {
+                    (one.laddr.port, one.raddr.port)
+                    for one in process.net_connections("tcp")
+                    if one.status == psutil.CONN_CLOSE_WAIT
+                }
     return found
 
 
