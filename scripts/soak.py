@@ -49,7 +49,7 @@ def main() -> int:
     """Run both parts; 0 when nothing grew."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cycles", type=int, default=24, help="0: none")
-    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--minutes", type=float, default=30.0, help="0: none")
     parser.add_argument("--seed", type=int, default=0)
     own = parser.parse_args()
     build = Path(__file__).resolve().parents[1] / "build"
@@ -57,10 +57,12 @@ def main() -> int:
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="pdc-soak-") as folder:
         shell = Shell(Path(folder) / "home")
-        for name, part in (
-            ("cycles", lambda: cycles(shell, own.cycles)),
-            ("kills", lambda: kills(shell, own.minutes, own.seed)),
+        for name, amount, part in (
+            ("cycles", own.cycles, lambda: cycles(shell, own.cycles)),
+            ("kills", own.minutes, lambda: kills(shell, own.minutes, own.seed)),
         ):
+            if not amount:
+                continue
             result[name] = part()
             print(name, json.dumps(result[name], indent=1), flush=True)
             (build / "soak.json").write_text(json.dumps(result, indent=1))
