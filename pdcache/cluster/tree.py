@@ -11,10 +11,7 @@ LIST_S = 5.0
 """How long a list of a tree's processes is used."""
 
 SETTLE_S = 0.5
-"""The same while the children of a server are still to be seen twice."""
-
-YOUNG_S = 60.0
-"""How long a head without such children may be a server that has not made them yet."""
+"""The same while a list has children of a server that the one before had not."""
 
 PERMANENT = "sglang::"
 """Names of the children without which an SGLang server cannot go on; others come and go."""
@@ -43,18 +40,18 @@ class Tree:
         self._permanent: set[int] = set()
         self._seen: set[int] = set()
         self._listed_s = 0.0
-        self._since_s = 0.0
         self._stopped = False
 
     def look(self, head: int) -> TreeState:
         """One look. Frozen only if the look before saw it too: a profiler stops for an instant."""
         now = time.monotonic()
         if head != self._head:
-            self._head, self._since_s, self._listed_s = head, now, 0.0
+            self._head, self._listed_s = head, 0.0
             self._permanent, self._seen = set(), set()
         states = {pid: _state(pid) for pid in self._pids}
         torn = any(states.get(pid, "") in ("", "Z") for pid in self._permanent)
-        if now - self._listed_s > self._list_s(now):
+        # A scheduler that is lost right after the start is missed too.
+        if now - self._listed_s > (SETTLE_S if self._seen - self._permanent else LIST_S):
             self._pids, self._listed_s = [head, *descendants(head)], now
             # A child that a list saw once may be about to become another program: it has the name
             # of who forked it until then.
@@ -63,11 +60,6 @@ class Tree:
             self._seen = seen
         before, self._stopped = self._stopped, "T" in states.values()
         return TreeState(frozen=before and self._stopped, torn=torn)
-
-    def _list_s(self, now: float) -> float:
-        """How old the list may be: a scheduler that is lost right after the start is missed too."""
-        waits = self._seen - self._permanent or not self._permanent
-        return SETTLE_S if waits and now - self._since_s < YOUNG_S else LIST_S
 
 
 def _state(pid: int) -> str:

@@ -135,9 +135,6 @@ def test_a_scheduler_that_is_lost_soon_after_the_start_is_missed_too(
 ) -> None:
     monkeypatch.setattr(module, "LIST_S", 1000.0)
     head, tree = start(SCHEDULER), Tree()
-    with monkeypatch.context() as before_it_was_made:
-        before_it_was_made.setattr(module, "descendants", lambda pid: [])
-        tree.look(head)
     known(tree, head)
     monkeypatch.setattr(module, "descendants", lambda pid: pytest.fail("listed again"))
     gone = child(head, SCHEDULER)
