@@ -3,10 +3,10 @@
     python scripts/bench/cpu_tokens.py [--model smollm2-135m] [--prompts 50] [--tokens 24]
 
 Peer: SGLang 0.5.23 with `torch_native`, in the same process. The prompts are pieces of this
-project's documentation from 3 to `--longest` tokens, in batches of 1 to 8; every other batch comes
-in two parts, so that the second finds a cached prefix. Limits: in float32 not one token differs; in
-bfloat16, where two answers part, the two best logits are no more than four steps of that type
-apart in either, which is what rounding in another order makes of them. Writes
+project's documentation, or of `--text`, from 3 to `--longest` tokens, in batches of 1 to 8; every
+other batch comes in two parts, so that the second finds a cached prefix. Limits: in float32 not one
+token differs; in bfloat16, where two answers part, the two best logits are no more than four steps
+of that type apart in either, which is what rounding in another order makes of them. Writes
 build/cpu_tokens.json; exit 1 above a limit.
 """
 
@@ -35,11 +35,12 @@ def main() -> int:
     parser.add_argument("--prompts", type=int, default=50)
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--longest", type=int, default=700)
+    parser.add_argument("--text", type=Path, help="take the prompts from this file")
     given = parser.parse_args()
     as_a_cpu_worker()
     folder = resolve_model(given.model)
     peers = {peer.name: peer for peer in stock_and_lane(folder, DTYPES, DTYPES, 8192)}
-    parts = batches(prompts(folder, given.prompts, given.longest))
+    parts = batches(prompts(folder, given.prompts, given.longest, given.text))
     found = {
         dtype: differences(peers[f"lane {dtype}"], peers[f"stock {dtype}"], parts, given.tokens)
         for dtype in DTYPES
@@ -55,11 +56,12 @@ def main() -> int:
     return 0 if result["kept"] else 1
 
 
-def prompts(folder: Path, count: int, longest: int) -> list[list[int]]:
-    """Pieces of the documentation, lengths spread from 3 to `longest` tokens in no order."""
+def prompts(folder: Path, count: int, longest: int, file: Path | None) -> list[list[int]]:
+    """Pieces of a text, lengths spread from 3 to `longest` tokens in no order."""
     from transformers import AutoTokenizer
 
-    text = "\n".join(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))
+    pages = sorted((ROOT / "docs").glob("*.md")) if file is None else [file]
+    text = "\n".join(page.read_text() for page in pages)
     ids = AutoTokenizer.from_pretrained(folder)(text[: count * longest * 4])["input_ids"]
     lengths = [3 + (longest - 3) * (at * 37 % count) // max(count - 1, 1) for at in range(count)]
     starts = [at * (len(ids) - longest) // count for at in range(count)]
