@@ -30,6 +30,8 @@ FROZEN_PREFILL_S = 1.5
 FROZEN_DECODE_S = 20.0
 READMISSION_LIMIT_S = 60.0
 BACKOFF_S = (0.0, 2.0, 5.0, 15.0, 30.0)
+"""Before each start in a row; the last one leaves a minute of 90 s for the start and its proof."""
+
 CRASH_LOOP_S = 30.0
 """A process that was healthy for so long is in no crash loop when it dies."""
 

@@ -18,7 +18,10 @@ import threading
 from typing import Any
 
 LIMIT_S = 1.0
+"""How long an address may take to accept a connection."""
+
 LANES = 4
+"""What Mooncake opens to a peer unless ``MC_TCP_LANES_PER_PEER`` says otherwise."""
 
 
 def closing_what_is_lost(send: Any) -> Any:
@@ -72,10 +75,8 @@ def _is_lost(manager: Any, endpoint: str) -> bool:
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), LIMIT_S).close()
-    except ConnectionRefusedError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, ConnectionRefusedError)
     return False
 
 

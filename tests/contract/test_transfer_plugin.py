@@ -92,7 +92,7 @@ os._exit(0)
 
 # A prefill has sent a decode some KV. That decode ends, or stays, and is taken for lost.
 SENT = """
-import ctypes, json, os, subprocess, sys, threading, time
+import ctypes, json, os, subprocess, sys
 from types import SimpleNamespace
 import psutil
 from sglang.srt.distributed.device_communicators import mooncake_transfer_engine
