@@ -160,12 +160,16 @@ def test_a_socket_to_a_worker_that_is_gone_is_closed(
 
 
 def test_connections_to_a_decode_that_is_gone_are_closed(tmp_path: object) -> None:
-    """They are there before: else Mooncake closes them itself, and nobody has to."""
-    assert answer(SENT, True, tmp_path, "gone") == [4, 0, True]
+    """Some are there before: else Mooncake closes them itself, and nobody has to."""
+    before, after, _ = answer(SENT, True, tmp_path, "gone")
+    assert before > after == 0
 
 
 def test_a_decode_that_is_still_there_loses_nothing(tmp_path: object) -> None:
-    assert answer(SENT, True, tmp_path, "there") == [4, 4, True]
+    """Mooncake opens a connection when it needs one more, so there may be fewer than four."""
+    before, after, untouched = answer(SENT, True, tmp_path, "there")
+    assert after >= before > 0
+    assert untouched
 
 
 def answer(program: str, plugged: bool, folder: object, *words: str) -> Any:
