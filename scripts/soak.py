@@ -171,7 +171,7 @@ def usage(shell: Shell) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for process in shell.processes():
         with contextlib.suppress(psutil.Error):
-            words = process.cmdline()
+            words = " ".join(process.cmdline()).split()
             if not " ".join(words).startswith("ray::IDLE"):
                 kind = found.setdefault(kind_of(words), dict.fromkeys(USES, 0))
                 known = process.net_connections("tcp")

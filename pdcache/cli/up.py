@@ -104,7 +104,7 @@ def up_command(
     try:
         progress.step("ray")
         if given is None:
-            record = start_local(topology.name, topology.timeouts.ray_s, plan.temp)
+            record = start_local(plan, topology.timeouts.ray_s)
         else:
             record = use_given(given[0], plan.temp)
         client = bring_up(record, plan, topology, keys, limit_s=timeout, on_status=watch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import secrets
 import shutil
@@ -13,44 +14,30 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
-from pdcache.cluster.record import CLUSTER_ENV, Record, cluster_folder, log_file, write_secret
+from pdcache.cluster.environment import cluster_environment, process_environment
+from pdcache.cluster.preload import preload_command, server_to_preload
+from pdcache.cluster.record import Record, cluster_folder, log_file, write_secret
 from pdcache.cluster.supervised import SUPERVISOR, tail
 from pdcache.cluster.sweep import end_marked, started
 from pdcache.errors import ClusterError
+from pdcache.plan.process import Plan
 
-OBJECT_STORE_BYTES = 80_000_000
-STARTED = "Ray runtime started"
-
-
-def cluster_environment(cluster_id: str, token_file: str | None) -> dict[str, str]:
-    """Variables that every process of the cluster inherits."""
-    env = {
-        CLUSTER_ENV: cluster_id,
-        # Without it setproctitle writes over the environment that the sweep reads.
-        "SPT_NOENV": "1",
-        "OMP_NUM_THREADS": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        # Servers inherit the niceness of Ray's workers, which is 15 by default.
-        "RAY_worker_niceness": "0",
-    }
-    if token_file is not None:
-        env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": token_file}
-    return env
+RAY_HEAD = "pdcache.cluster.ray_head"
+STARTED = "Ray is started."
+"""What it says once it is ready; it is not imported, for Ray comes with it."""
 
 
-def start_head(
-    name: str, cluster_id: str, created_s: float, *, scratch: str, limit_s: float
-) -> Record:
+def start_head(plan: Plan, cluster_id: str, created_s: float, *, limit_s: float) -> Record:
     """Start a Ray head on this machine under a supervisor that outlives this command.
+
+    A server that those of the plan can be forks of is preloaded meanwhile.
 
     Raises:
         ClusterError: it did not come up within ``limit_s``; nothing of it is left.
     """
+    name = plan.name
     folder = cluster_folder(name)
     token = folder / "ray_token"
     write_secret(token, secrets.token_hex(32))
@@ -58,27 +45,18 @@ def start_head(
     port = _free_port()
     log = log_file(name, "ray")
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [
-        str(Path(sys.executable).with_name("ray")), "start", "--head", "--block",
-        "--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={temp_dir}",
-        "--include-dashboard=false", "--disable-usage-stats",
-        # It reads all logs again and again, to send them to drivers that do not ask for them.
-        "--include-log-monitor=false",
-        # Ray's autoscaler, a process of its own that has nothing to scale here.
-        "--no-monitor",
-        f"--object-store-memory={OBJECT_STORE_BYTES}",
-        f"--ray-client-server-port={_free_port()}",
-    ]  # fmt: skip
+    command = [sys.executable, "-m", RAY_HEAD, str(port), temp_dir]
     with open(log, "wb") as output:
         head = subprocess.Popen(
-            [sys.executable, "-S", "-E", str(SUPERVISOR), "-1", "8", "--", *command],
+            [sys.executable, "-S", "-E", str(SUPERVISOR), "-1", "8", *_beside(plan, cluster_id),
+             "--", *command],
             env={**os.environ, **cluster_environment(cluster_id, str(token))},
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/",
             start_new_session=True,
         )  # fmt: skip
     record = Record(
         name=name, id=cluster_id, address=f"127.0.0.1:{port}", token_file=str(token),
-        temp_dir=temp_dir, scratch_dir=scratch, head_pid=head.pid, head_started=started(head.pid),
+        temp_dir=temp_dir, scratch_dir=plan.temp, head_pid=head.pid, head_started=started(head.pid),
         created_s=created_s,
     )  # fmt: skip
     record.save()
@@ -98,6 +76,23 @@ def start_head(
             )
         time.sleep(0.1)
     return record
+
+
+def _beside(plan: Plan, cluster_id: str) -> list[str]:
+    """Words for the supervisor: what is to run beside Ray's head."""
+    found = server_to_preload(plan.processes, plan.temp)
+    if found is None:
+        return []
+    process, path = found
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = cluster_folder(plan.name) / "preloaded.json"
+    what = {
+        "argv": preload_command(path),
+        "env": process_environment(process, cluster_id, os.environ),
+        "log": str(log_file(plan.name, "preloaded")),
+    }
+    write_secret(file, json.dumps(what))
+    return ["--beside", str(file)]
 
 
 def end_head(record: Record) -> list[int]:

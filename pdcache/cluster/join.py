@@ -11,6 +11,7 @@ from pdcache.cluster.head import connect, start_head
 from pdcache.cluster.nodes import ray_nodes
 from pdcache.cluster.record import Record, find, name_taken, new_id, now_s
 from pdcache.errors import ClusterError
+from pdcache.plan.process import Plan
 from pdcache.topology.facts import Node
 
 FREED_S = 5.0
@@ -70,9 +71,9 @@ def _refuse_taken(ray: Any, record: Record) -> None:
         time.sleep(POLL_S)
 
 
-def start_local(name: str, limit_s: float, scratch: str) -> Record:
+def start_local(plan: Plan, limit_s: float) -> Record:
     """A local Ray head for one cluster."""
-    return start_head(name, new_id(), now_s(), scratch=scratch, limit_s=limit_s)
+    return start_head(plan, new_id(), now_s(), limit_s=limit_s)
 
 
 def use_given(record: Record, scratch: str) -> Record:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pdcache.cluster.environment import process_environment
+from pdcache.cluster.preload import preloaded_socket
 from pdcache.cluster.pulse import NOT_ASKED, Pulse, Silence
-from pdcache.cluster.record import CLUSTER_ENV, write_secret
+from pdcache.cluster.record import write_secret
 from pdcache.cluster.sigterm import end_at_sigterm
 from pdcache.cluster.supervised import SupervisedProcess, tail
 from pdcache.cluster.tree import Tree, TreeState
@@ -78,9 +79,10 @@ class ProcessActor:
         self._incarnation = incarnation
         self._supervised = SupervisedProcess(
             self._process.argv,
-            env=self._environment(),
+            env=process_environment(process, self._id, os.environ),
             log=self._log,
             grace_s=self._process.grace_s,
+            preloaded=preloaded_socket(process, self._temp),
         )
         self._pulse = Pulse(self._process, self._keys)
         return self.vitals()
@@ -137,19 +139,3 @@ class ProcessActor:
         part = target.with_suffix(".part")
         part.write_text(text)
         part.rename(target)
-
-    def _environment(self) -> dict[str, str]:
-        # A server must not take itself for a part of Ray, nor find its token.
-        own = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-        own["PYTHONUNBUFFERED"] = "1"
-        # SGLang and torch look for tools (ninja) that stand beside the interpreter.
-        own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{own.get('PATH', '')}"
-        own[CLUSTER_ENV] = self._id
-        own["SPT_NOENV"] = "1"
-        python_path = self._process.env.get("PYTHONPATH")
-        if python_path and own.get("PYTHONPATH"):
-            python_path = f"{python_path}{os.pathsep}{own['PYTHONPATH']}"
-        own |= self._process.env
-        if python_path:
-            own["PYTHONPATH"] = python_path
-        return own

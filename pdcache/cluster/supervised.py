@@ -14,10 +14,14 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pdcache.cluster.preload import Start, ask
 from pdcache.errors import ClusterError
 
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 START_LIMIT_S = 20.0
+PRELOADED_LIMIT_S = 40.0
+"""A preloaded server may be importing still."""
+
 LINE_BYTES = 500
 """Bytes that a line of a log is taken to have when its last lines are read."""
 
@@ -32,31 +36,36 @@ class SupervisedProcess:
         env: its whole environment.
         log: file that gets its output, appended.
         grace_s: seconds between SIGTERM and SIGKILL.
+        preloaded: socket of a server that can be forked instead (`preload`); without an answer
+            from it the command is started.
 
     Raises:
         ClusterError: the command could not be started.
     """
 
     def __init__(
-        self, argv: Sequence[str], *, env: Mapping[str, str], log: Path, grace_s: float
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        log: Path,
+        grace_s: float,
+        preloaded: Path | None = None,
     ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
         self.grace_s = grace_s
         self.exit_code: int | None = None
-        self._buffer = b""
-        self._socket, theirs = socket.socketpair()
-        command = [sys.executable, "-S", "-E", str(SUPERVISOR), str(theirs.fileno())]
-        with theirs, open(log, "ab") as output:
-            launcher = subprocess.Popen(
-                [*command, str(grace_s), "--", *argv],
-                env=dict(env), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                pass_fds=(theirs.fileno(),), cwd="/",
-            )  # fmt: skip
-        launcher.wait(START_LIMIT_S)
-        first = self._next_report(START_LIMIT_S)
+        start = Start(list(argv), dict(env), grace_s)
+        first = None
+        if preloaded is not None and preloaded.exists():
+            first = self._first_report(start, preloaded)
+            if first is None or "pid" not in first:
+                with open(log, "a") as output:
+                    print("pdcache: the preloaded server does not answer; importing", file=output)
         if first is None or "pid" not in first:
-            self._socket.close()
+            first = self._first_report(start, None)
+        if first is None or "pid" not in first:
             reason = (first or {}).get("failed", "the supervisor did not report")
             raise ClusterError(f"cannot start {argv[0]}: {reason}.", where=str(log))
         self.pid = int(str(first["pid"]))
@@ -86,6 +95,21 @@ class SupervisedProcess:
         self._socket.close()
         return ended
 
+    def _first_report(self, start: Start, preloaded: Path | None) -> Mapping[str, object] | None:
+        """Start the tree anew; who was asked before and is late finds that nobody waits for it."""
+        self._buffer = b""
+        self._socket, theirs = socket.socketpair()
+        with theirs, open(self.log, "ab") as output:
+            if preloaded is None:
+                _launch(start, theirs.fileno(), output.fileno())
+            elif not ask(preloaded, start, theirs.fileno(), output.fileno()):
+                self._socket.close()
+                return None
+        first = self._next_report(START_LIMIT_S if preloaded is None else PRELOADED_LIMIT_S)
+        if first is None or "pid" not in first:
+            self._socket.close()
+        return first
+
     def _note(self, report: Mapping[str, object] | None) -> None:
         if report is not None and "exit" in report:
             code = report["exit"]
@@ -108,6 +132,16 @@ class SupervisedProcess:
         line, _, self._buffer = self._buffer.partition(b"\n")
         report: Mapping[str, object] = json.loads(line)
         return report
+
+
+def _launch(start: Start, owner: int, output: int) -> None:
+    command = [sys.executable, "-S", "-E", str(SUPERVISOR), str(owner), str(start.grace_s)]
+    launcher = subprocess.Popen(
+        [*command, "--", *start.argv],
+        env=start.env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=(owner,),
+        cwd="/",
+    )  # fmt: skip
+    launcher.wait(START_LIMIT_S)
 
 
 def tail(log: Path, lines: int = 30) -> str:

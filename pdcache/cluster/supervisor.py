@@ -1,10 +1,12 @@
 """Program: run one process tree that ends with its owner, however the owner ends.
 
-    python -S -E supervisor.py FD GRACE_S -- COMMAND...
+    python -S -E supervisor.py FD GRACE_S [--beside FILE] -- COMMAND...
 
 FD is one end of a socket pair whose other end the owner holds: end of file means that the owner is
 gone, kill -9 included. FD -1 means no owner: only a signal ends the tree. Reports on FD, a JSON
 line each: ``{"supervisor": pid, "pid": pid}`` after the start, ``{"exit": code}`` at the end.
+FILE is JSON, `argv`, `env` and `log` of a process that runs beside the command and ends with it;
+when it ends by itself nobody minds.
 
 Why its shape: with an owner it forks twice and leaves the process group, because a Ray worker kills
 its direct children when it exits and the raylet kills a worker's process group. It stays in the
@@ -27,22 +29,27 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 SHARED_MEMORY = "/dev/shm"
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 REAP_LIMIT_S = 10.0
+SOON_S, LATER_S = 5.0, 30.0
+"""Between two looks at the shared memory in use: while a tree is young, and from then on."""
+
+YOUNG_S = 60.0
 
 libc = ctypes.CDLL(None)
 
 
 class Tree:
-    """The supervised process and all its descendants."""
+    """The supervised process, whose pid is `head`, and all its descendants."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, head: int) -> None:
         self.exit_code: int | None = None
         self.shared_memory: set[int] = set()
-        self.head = subprocess.Popen(command, preexec_fn=_prepare_child, close_fds=True)
+        self.head = head
 
     def reap(self) -> None:
         """Collect every ended child, also those that were re-parented to us."""
@@ -53,7 +60,7 @@ class Tree:
                 return
             if pid == 0:
                 return
-            if pid == self.head.pid:
+            if pid == self.head:
                 self.exit_code = os.waitstatus_to_exitcode(status)
 
     def end(self, grace_s: float) -> None:
@@ -63,7 +70,7 @@ class Tree:
         """
         self.note_shared_memory()
         if self.exit_code is None:
-            _send([self.head.pid], signal.SIGTERM)
+            _send([self.head], signal.SIGTERM)
         deadline = time.monotonic() + grace_s
         while self.exit_code is None and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -129,7 +136,29 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def supervise(owner: socket.socket | None, grace_s: float, command: list[str]) -> None:
+def spawn(command: list[str], env: dict[str, str] | None = None, output: int | None = None) -> int:
+    """Start a command as the head of a tree; its pid.
+
+    Args:
+        env: its whole environment instead of this process's.
+        output: descriptor that gets what it says.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    process = subprocess.Popen(
+        command, env=env, stdout=output, stderr=output, preexec_fn=prepare_head
+    )
+    process.returncode = 0  # `Tree.reap` waits for it, so this object must not.
+    return process.pid
+
+
+def supervise(
+    owner: socket.socket | None,
+    grace_s: float,
+    command: list[str],
+    start: Callable[[list[str]], int] = spawn,
+) -> None:
     """Run ``command`` until it ends, the owner goes, or a signal comes; then end all of it."""
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     wake, notify = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -139,15 +168,16 @@ def supervise(owner: socket.socket | None, grace_s: float, command: list[str]) -
         signal.signal(number, lambda received, frame: asked_to_stop.append(received))
     signal.signal(signal.SIGCHLD, lambda received, frame: None)
     try:
-        tree = Tree(command)
+        tree = Tree(start(command))
     except OSError as error:
         _report(owner, {"failed": f"{command[0]}: {error.strerror}"})
         return
-    _report(owner, {"supervisor": os.getpid(), "pid": tree.head.pid})
+    _report(owner, {"supervisor": os.getpid(), "pid": tree.head})
     watched: list[int | socket.socket] = [wake] if owner is None else [wake, owner]
-    order = ""
+    order, old_at_s = "", time.monotonic() + YOUNG_S
     while tree.exit_code is None and not asked_to_stop:
-        ready = select.select(watched, [], [], 5)[0]
+        wait_s = SOON_S if time.monotonic() < old_at_s else LATER_S
+        ready = select.select(watched, [], [], wait_s)[0]
         if wake in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(wake, 4096)
@@ -176,7 +206,8 @@ def _report(owner: socket.socket | None, message: dict[str, object]) -> None:
             owner.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _prepare_child() -> None:
+def prepare_head() -> None:
+    """What the head of a tree does before anything else: it dies with its supervisor."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.setpgid(0, 0)
 
@@ -189,17 +220,27 @@ def _send(pids: list[int], number: int) -> None:
 
 def main() -> None:
     """Read the command line, detach from the owner, supervise."""
-    descriptor, grace_s, command = int(sys.argv[1]), float(sys.argv[2]), sys.argv[4:]
+    split = sys.argv.index("--")
+    (descriptor, grace_s, *beside), command = sys.argv[1:split], sys.argv[split + 1 :]
     owner = None
-    if descriptor >= 0:
-        owner = socket.socket(fileno=descriptor)
+    if int(descriptor) >= 0:
+        owner = socket.socket(fileno=int(descriptor))
         os.set_inheritable(owner.fileno(), False)
         if os.fork():
             os._exit(0)
         os.setpgid(0, 0)
         if os.fork():
             os._exit(0)
-    supervise(owner, grace_s, command)
+    if beside:
+        _start_beside(beside[1])
+    supervise(owner, float(grace_s), command)
+
+
+def _start_beside(file: str) -> None:
+    with open(file) as opened:
+        what = json.load(opened)
+    with open(what["log"], "ab") as log:
+        spawn(what["argv"], what["env"], log.fileno())
 
 
 if __name__ == "__main__":

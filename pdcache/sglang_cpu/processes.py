@@ -12,6 +12,7 @@ import multiprocessing
 import multiprocessing.context
 from typing import Any
 
+from pdcache.sglang_cpu import tokenizers
 from pdcache.sglang_cpu.targets import Target
 
 ENGINE = Target("sglang.srt.entrypoints.engine", "mp")
@@ -26,6 +27,7 @@ class ForkedProcess(multiprocessing.context.ForkProcess):
         """Fork once the collector has put aside what is there: to look at an object is to write to
         it, and both processes would then have a copy of all that was imported.
         """
+        tokenizers.load_before_fork()
         gc.freeze()
         super().start()
 
@@ -49,5 +51,6 @@ class ForkingMultiprocessing:
 
 
 def fork_children() -> None:
-    """Let the engine fork the processes that it starts itself."""
+    """Let the engine fork the processes that it starts itself, and load what they share before."""
+    tokenizers.share()
     ENGINE.set(ForkingMultiprocessing())

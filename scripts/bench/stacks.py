@@ -188,7 +188,8 @@ def _supervisor(process: psutil.Process) -> psutil.Process | None:
 
 
 def _is_supervisor(process: psutil.Process) -> bool:
-    return any(word.endswith("supervisor.py") for word in process.cmdline())
+    # A fork of a preloaded server has its command line as one word.
+    return "supervisor.py " in " ".join(process.cmdline())
 
 
 def _laid(sets: Sequence[str], port: int) -> list[str]:

@@ -29,8 +29,8 @@ from stacks import PDCACHE, ROOT, by_pdcache, environment
 PROOF_LIMIT_S = 30.0
 STAMP = re.compile(r"^\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)[^\]]*\] (.*)")
 MILESTONES = (
-    ("imports and arguments", "server_args="),
-    ("process groups, transfer engine", "Memory baseline taken"),
+    ("arguments", "server_args="),
+    ("tokenizer, process groups, transfer engine", "Memory baseline taken"),
     ("code of all models", "Load weight begin"),
     ("weights", "Load weight end"),
     ("KV pools, HiCache, store", "Engine startup timings"),
@@ -63,7 +63,7 @@ def main() -> int:
 
 def stages_of(home: Path, began_s: float, whole_s: float) -> Iterator[tuple[str, float]]:
     """Seconds of each stage of `up`, in order."""
-    events = _told(home, "events", "full-offload", "-n", "1000")["events"]
+    events = _events(home)
     ends = {"Ray, check, plan": _starts_s(events[0])}
     for event in events:
         stage = event["subject"].rstrip("-0123456789")
@@ -78,6 +78,11 @@ def stages_of(home: Path, began_s: float, whole_s: float) -> Iterator[tuple[str,
     yield "all", whole_s
 
 
+def _events(home: Path) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = _told(home, "events", "full-offload", "-n", "1000")["events"]
+    return events
+
+
 def _starts_s(event: dict[str, Any]) -> float:
     """When the process of a `started` event was started."""
     took = re.search(r"after ([\d.]+) s", event["text"])
@@ -88,10 +93,13 @@ def _starts_s(event: dict[str, Any]) -> float:
 def parts_of_workers(home: Path) -> Iterator[tuple[str, float]]:
     """Seconds of each part of each worker's start."""
     logs = next((home / "clusters").glob("*/logs"))
+    started = (event for event in _events(home) if event["kind"] == "started")
+    starts = {event["subject"]: _starts_s(event) for event in started}
     for worker in _told(home, "status")["workers"]:
         if worker["role"] not in ("prefill", "decode"):
             continue
         before_s = psutil.Process(worker["pid"]).create_time()
+        yield "wait for the preloaded server", before_s - starts[worker["name"]]
         lines = [found for line in (logs / f"{worker['name']}.log").read_text().splitlines()
                  if (found := STAMP.match(line))]  # fmt: skip
         for part, milestone in MILESTONES:

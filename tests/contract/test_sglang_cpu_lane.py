@@ -21,6 +21,7 @@ from pdcache.sglang_cpu import (
     worker_environment,
 )
 from pdcache.sglang_cpu.host_pools import POOL_MODULES, copy_operations
+from pdcache.sglang_cpu.tokenizers import USERS
 
 ROOT = Path(__file__).resolve().parents[2]
 SGLANG = Path(find_spec("sglang").origin).parent
@@ -441,6 +442,52 @@ def test_the_engine_forks_its_children_and_uses_the_rest_of_multiprocessing_as_i
         "print(engine.mp.Process._start_method, engine.mp.Pipe is multiprocessing.Pipe, calls > 2)"
     )
     assert printed(code) == "fork True True"
+
+
+TOKENIZER_CALL = (
+    "get_tokenizer(get_serving().tokenizer_path, tokenizer_mode=get_serving().tokenizer_mode, "
+    "trust_remote_code=get_model().trust_remote_code, revision=get_model().revision, "
+    "tokenizer_backend=get_serving().tokenizer_backend)"
+)
+
+
+@pytest.mark.parametrize("user", USERS, ids=str)
+def test_all_of_a_server_ask_for_the_same_tokenizer(user):
+    source = (SGLANG / Path(*user.module.split(".")[1:]).with_suffix(".py")).read_text()
+    calls = [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "get_tokenizer"
+    ]
+    assert calls == [TOKENIZER_CALL]
+
+
+LOAD_ONCE = f"""
+import sys
+from types import SimpleNamespace
+from sglang.srt.plugins import load_plugins
+load_plugins()
+from pdcache.models import resolve_model
+from pdcache.sglang_cpu import tokenizers
+serving = SimpleNamespace(skip_tokenizer_init=False, tokenizer_mode="auto",
+                          tokenizer_path=resolve_model("smollm2-135m"),
+                          tokenizer_backend="huggingface")
+model = SimpleNamespace(trust_remote_code=False, revision=None)
+context = tokenizers.CONTEXT.load_module()
+context.get_serving, context.get_model = lambda: serving, lambda: model
+get_serving, get_model = context.get_serving, context.get_model
+tokenizers.load_before_fork()
+(get_tokenizer,) = {{user.get() for user in tokenizers.USERS}}
+tokenizer = {TOKENIZER_CALL}
+print(get_tokenizer.cache_info().hits, get_tokenizer.cache_info().misses, len(tokenizer))
+serving.tokenizer_path = "/nowhere"
+tokenizers.load_before_fork()
+"""
+
+
+def test_a_tokenizer_is_loaded_once_for_a_server_and_its_children():
+    """What cannot be loaded is left to those that need it."""
+    assert printed(LOAD_ONCE) == "1 1 49152"
 
 
 def test_a_fork_that_collects_garbage_does_not_copy_what_was_imported():

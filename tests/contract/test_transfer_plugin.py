@@ -92,7 +92,7 @@ os._exit(0)
 
 # A prefill has sent a decode some KV. That decode ends, or stays, and is taken for lost.
 SENT = """
-import ctypes, json, os, subprocess, sys
+import ctypes, json, os, subprocess, sys, time
 from types import SimpleNamespace
 import psutil
 from sglang.srt.distributed.device_communicators import mooncake_transfer_engine
@@ -132,6 +132,10 @@ before = lanes()
 known = SimpleNamespace(endpoint="127.0.0.1", dst_port=7, dst_kv_ptrs=[there])
 manager = SimpleNamespace(engine=engine, decode_kv_args_table={session: known})
 lost_workers.close_connections(manager, "tcp://127.0.0.1:7")
+for _ in range(20):  # Mooncake closes them in a thread of its own.
+    if sys.argv[1] != "gone" or not lanes():
+        break
+    time.sleep(0.1)
 after = lanes()
 untouched = True
 if sys.argv[1] != "gone":
@@ -141,6 +145,70 @@ if sys.argv[1] != "gone":
 print(json.dumps([before, after, untouched]), flush=True)
 os._exit(0)
 """
+
+
+# Decode knows a prefill, and has a request there. Then it is gone, and another one has its address.
+AGAIN = """
+import collections, json, subprocess, sys, threading, time
+from types import SimpleNamespace
+from sglang.srt.disaggregation.base.conn import KVPoll
+from sglang.srt.disaggregation.common.conn import CommonKVManager, CommonKVReceiver
+from sglang.srt.disaggregation.decode import DecodePreallocQueue
+from pdcache.sglang import transfer_plugin
+
+transfer_plugin.register()
+RANK = "import zmq; s = zmq.Context().socket(zmq.PULL); " \
+       "print(s.bind_to_random_port('tcp://127.0.0.1'), flush=True); s.recv(); s.recv()"
+address = "127.0.0.1:9"
+rank = subprocess.Popen([sys.executable, "-c", RANK], stdout=subprocess.PIPE, text=True)
+manager = object.__new__(CommonKVManager)
+manager.connection_lock, manager.deferred_bootstrap = threading.Lock(), None
+manager.heartbeat_failures, manager.failure_records = {}, {}
+manager.failure_lock = threading.Lock()
+manager.addr_to_rooms_tracker, manager.request_status = collections.defaultdict(set), {}
+manager.prefill_info_table = {address: SimpleNamespace(dp_size=1)}
+queue, known = object.__new__(DecodePreallocQueue), []
+queue.kv_manager, queue.pending_reqs = manager, []
+queue._check_if_req_exceed_kv_capacity = lambda req: False
+queue._init_receiver = lambda request, rank: known.append(request)
+
+def receive(req, is_rebootstrap):
+    manager.request_status[req.bootstrap_room] = KVPoll.Bootstrapping
+    manager.addr_to_rooms_tracker[address].add(req.bootstrap_room)
+    return req.bootstrap_room
+
+queue._create_receiver_and_enqueue = receive
+
+def add(room):
+    queue.add(SimpleNamespace(
+        bootstrap_host="127.0.0.1", bootstrap_port=9, bootstrap_room=room,
+        disagg_prefill_dp_rank=None, finished_reason=None, to_finish=None,
+    ))
+info = {"rank_ip": "127.0.0.1", "rank_port": int(rank.stdout.readline())}
+manager.connection_pool = {f"{address}_0_0_0": [info]}
+sock, _ = CommonKVReceiver._connect_to_bootstrap_server(info)
+sock.send_multipart([b"a request"])
+time.sleep(0.5)
+add(7)
+rank.kill()
+rank.wait()
+time.sleep(0.5)
+add(8)
+failed = [room for room, status in manager.request_status.items() if status == KVPoll.Failed]
+print(json.dumps([
+    known, queue.pending_reqs, failed, len(manager.connection_pool),
+    len(CommonKVReceiver._socket_cache),
+]))
+"""
+
+
+def test_a_prefill_that_is_back_soon_is_taken_for_another(tmp_path: object) -> None:
+    assert answer(AGAIN, True, tmp_path) == [[7], [8], [7], 0, 0]
+
+
+def test_without_the_plugin_decode_goes_on_with_the_prefill_that_is_gone(tmp_path: object) -> None:
+    """If this fails, SGLang notices by itself."""
+    assert answer(AGAIN, False, tmp_path) == [[7, 8], [], [], 1, 1]
 
 
 @pytest.mark.parametrize("plugged", [True, False])

@@ -10,8 +10,10 @@ import psutil
 import pytest
 
 from tests.cluster_tools import SMALL, Shell, free_port, kill, tree_of, wait_for
+from tests.real_processes import until
 
 FILE = "topologies/full_offload.yaml"
+WORKERS = ("prefill-0", "decode-0")
 
 
 @pytest.fixture
@@ -74,6 +76,29 @@ def test_losing_ray_or_its_supervisor_leaves_nothing_after_down(shell: Shell, pa
     kill(named(shell, part))
     shell.ok("down")
     shell.assert_nothing_left()
+
+
+def test_a_preloaded_server_that_is_lost_costs_time_only(shell: Shell) -> None:
+    """Servers are forks of it; without it the next one is started by its command."""
+    workers = bring_up(shell)
+    preloaded = named(shell, "pdcache::preloaded")
+    parents = [psutil.Process(supervisor(shell, workers[name])).ppid() for name in WORKERS]
+    assert parents == [preloaded, preloaded]
+    kill(preloaded)
+    kill(workers["prefill-0"]["pid"])
+
+    def again() -> dict[str, Any] | None:
+        own = {one["name"]: one for one in shell.json("status")["workers"]}
+        return own if own["prefill-0"]["incarnation"] == 2 and all_healthy(own) else None
+
+    after = until("prefill-0 is healthy again", again, limit_s=90)
+    assert after["decode-0"]["pid"] == workers["decode-0"]["pid"]
+    shell.ok("down")
+    shell.assert_nothing_left()
+
+
+def all_healthy(workers: dict[str, Any]) -> bool:
+    return all(one["state"] == "HEALTHY" for one in workers.values())
 
 
 def test_a_killed_up_is_cleaned_by_down(shell: Shell) -> None:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from real_processes import alive, all_gone, until
 
 from pdcache.cluster.record import CLUSTER_ENV
 from pdcache.cluster.sweep import end_marked, marked_processes, started
+from tests.real_processes import alive, all_gone, until
 
 Spawn = Callable[..., subprocess.Popen[bytes]]
 

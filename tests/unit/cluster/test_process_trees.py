@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from real_processes import alive, until
 
 from pdcache.cluster import tree as module
 from pdcache.cluster.supervisor import descendants
 from pdcache.cluster.tree import Tree, TreeState
+from tests.real_processes import alive, until
 
 # A head with children of the given names, as SGLang names its own; it reaps none of them.
 HEAD = """

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from real_processes import alive, all_gone, command_of, until
 
 from pdcache.cluster.supervised import SUPERVISOR, SupervisedProcess, tail
 from pdcache.cluster.supervisor import descendants
 from pdcache.errors import ClusterError
+from tests.real_processes import alive, all_gone, command_of, until
 
 ENV = {"PATH": os.environ["PATH"]}
 Start = Callable[..., SupervisedProcess]
