@@ -63,10 +63,11 @@ def _forgetting_first(add: Any) -> Any:
     def added(queue: Any, req: Any, *args: Any, **named: Any) -> Any:
         from sglang.srt.utils.network import NetworkAddress
 
-        address = NetworkAddress(req.bootstrap_host, req.bootstrap_port).to_host_port_str()
-        manager = queue.kv_manager
-        if _is_gone(manager, address):
-            manager._handle_node_failure(address)
+        # A request that is refused comes here too, and may name no prefill.
+        if req.bootstrap_host is not None:
+            address = NetworkAddress(req.bootstrap_host, req.bootstrap_port).to_host_port_str()
+            if _is_gone(queue.kv_manager, address):
+                queue.kv_manager._handle_node_failure(address)
         return add(queue, req, *args, **named)
 
     return added

@@ -154,6 +154,7 @@ from types import SimpleNamespace
 from sglang.srt.disaggregation.base.conn import KVPoll
 from sglang.srt.disaggregation.common.conn import CommonKVManager, CommonKVReceiver
 from sglang.srt.disaggregation.decode import DecodePreallocQueue
+from sglang.srt.managers.schedule_batch import FINISH_ABORT
 from pdcache.sglang import transfer_plugin
 
 transfer_plugin.register()
@@ -194,6 +195,14 @@ rank.kill()
 rank.wait()
 time.sleep(0.5)
 add(8)
+refused = []
+queue.scheduler = SimpleNamespace(retire_unadmitted_request=refused.append)
+queue.add(SimpleNamespace(
+    bootstrap_host=None, bootstrap_port=None, to_finish=None, finished_reason=FINISH_ABORT(),
+    is_retracted=False, metadata_buffer_index=-1,
+    kv=SimpleNamespace(holds_kv=False, holds_mamba=False, retraction_backup=None),
+))
+assert len(refused) == 1
 failed = [room for room, status in manager.request_status.items() if status == KVPoll.Failed]
 print(json.dumps([
     known, queue.pending_reqs, failed, len(manager.connection_pool),
