@@ -60,6 +60,8 @@ def worker_environment() -> dict[str, str]:
         "SGLANG_USE_CPU_ENGINE": "1",
         # More OpenMP threads than free cores spin against each other: about 15x slower.
         "OMP_NUM_THREADS": "1",
+        # Threads that help (`cores`) sleep while they wait.
+        "OMP_WAIT_POLICY": "passive",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",

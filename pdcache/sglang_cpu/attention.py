@@ -7,6 +7,7 @@ every position. What depends on the batch only is worked out once a step, for al
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,22 +17,33 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from pdcache.sglang_cpu.memory import Selector, selector
 from pdcache.sglang_cpu.native import LANES, kernels
+from pdcache.sglang_cpu.prefill import extend, extends
 
 
 @dataclass(frozen=True)
 class Suffix:
-    """One request's new tokens: where its sequence lies, and what each of them sees.
+    """One request's new tokens and where its sequence lies.
 
     Attributes:
         new: number of new tokens, the last ones of the sequence.
-        slots: selects the sequence's slots.
-        mask: [new, length], True where a token may look; None when the prefix is empty or when
-            there is one new token.
+        slots: [length] of the sequence, int32, contiguous.
     """
 
     new: int
-    slots: Selector
-    mask: torch.Tensor | None
+    slots: torch.Tensor
+
+    @functools.cached_property
+    def places(self) -> Selector:
+        """Selects the sequence's slots."""
+        return selector(self.slots)
+
+    @functools.cached_property
+    def mask(self) -> torch.Tensor | None:
+        """[new, length], True where a token may look; None without a prefix or for one token."""
+        prefix = len(self.slots) - self.new
+        if not prefix or self.new == 1:
+            return None
+        return torch.ones(self.new, prefix + self.new, dtype=torch.bool).tril_(prefix)
 
 
 @dataclass(frozen=True)
@@ -58,11 +70,7 @@ def plan_extend(
 ) -> list[Suffix]:
     """The batch's requests in order; `rows` are theirs in `req_to_token`, the rest in tokens."""
     return [
-        Suffix(
-            count,
-            selector(req_to_token[row, : prefix + count]),
-            _suffix_mask(prefix, count) if prefix and count > 1 else None,
-        )
+        Suffix(count, req_to_token[row, : prefix + count].int().contiguous())
         for row, prefix, count in zip(rows, prefixes, new, strict=True)
         if count
     ]
@@ -83,25 +91,41 @@ def extend_attention(
         scaling: factor on the scores, None for 1/sqrt(dim).
         causal: a token sees no later one.
     """
+    native = extends(query, k_cache, v_cache)
     attended = []
     start = 0
     for request in requests:
-        end = start + request.new
+        asked = query[start : start + request.new]
         attended.append(
-            scaled_dot_product_attention(
-                _heads_first(query[start:end]),
-                _heads_first(_select(k_cache, request.slots).to(query.dtype)),
-                _heads_first(_select(v_cache, request.slots).to(query.dtype)),
-                attn_mask=request.mask if causal else None,
-                is_causal=causal and request.mask is None and request.new > 1,
-                enable_gqa=query.shape[1] != k_cache.shape[1],
-                scale=scaling,
-            )
-            .squeeze(0)
-            .movedim(1, 0)
+            extend(asked, k_cache, v_cache, request.slots, scaling=scaling, causal=causal)
+            if native
+            else _by_torch(asked, k_cache, v_cache, request, scaling, causal)
         )
-        start = end
+        start += request.new
     return attended[0] if len(attended) == 1 else torch.cat(attended)
+
+
+def _by_torch(
+    query: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    request: Suffix,
+    scaling: float | None,
+    causal: bool,
+) -> torch.Tensor:
+    return (
+        scaled_dot_product_attention(
+            _heads_first(query),
+            _heads_first(_select(k_cache, request.places).to(query.dtype)),
+            _heads_first(_select(v_cache, request.places).to(query.dtype)),
+            attn_mask=request.mask if causal else None,
+            is_causal=causal and request.mask is None and request.new > 1,
+            enable_gqa=query.shape[1] != k_cache.shape[1],
+            scale=scaling,
+        )
+        .squeeze(0)
+        .movedim(1, 0)
+    )
 
 
 def plan_decode(req_to_token: torch.Tensor, rows: torch.Tensor, lengths: torch.Tensor) -> Decode:
@@ -162,8 +186,3 @@ def _select(cache: torch.Tensor, slots: Selector) -> torch.Tensor:
 def _heads_first(tokens: torch.Tensor) -> torch.Tensor:
     """[tokens, heads, dim] -> [1, heads, tokens, dim]"""
     return tokens.movedim(0, 1).unsqueeze(0)
-
-
-def _suffix_mask(prefix: int, new: int) -> torch.Tensor:
-    """[new, prefix + new], True where new token i may look: positions 0 to prefix + i."""
-    return torch.ones(new, prefix + new, dtype=torch.bool).tril_(prefix)

@@ -9,7 +9,7 @@ from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBack
 from sglang.srt.layers.radix_attention import AttentionType
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 
-from pdcache.sglang_cpu import ATTENTION_BACKEND
+from pdcache.sglang_cpu import ATTENTION_BACKEND, cores
 from pdcache.sglang_cpu.attention import (
     Decode,
     Suffix,
@@ -64,6 +64,7 @@ class CpuAttentionBackend(TorchNativeAttnBackend):  # type: ignore[misc]
         save_kv_cache: bool = True,
     ) -> torch.Tensor:
         """Attention of one layer over the new tokens: [tokens, query heads x dim]."""
+        cores.adapt()
         if self.suffixes is None or _special(layer):
             attended: torch.Tensor = super().forward_extend(
                 q, k, v, layer, forward_batch, save_kv_cache

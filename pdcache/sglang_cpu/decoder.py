@@ -7,6 +7,7 @@ products. A model that has none of these (`plain_layers`) takes this way; any ot
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch.nn.functional import rms_norm, silu
 
 from pdcache.sglang_cpu.decode_step import decode_step
 from pdcache.sglang_cpu.linear import LAYERS, PACKED, packed_linear
+from pdcache.sglang_cpu.native import LANES
+from pdcache.sglang_cpu.prefill import add_norm_, gate_up, rotate_, whole
 from pdcache.sglang_cpu.targets import Target
 
 LLAMA = "sglang.srt.models.llama"
@@ -27,6 +30,18 @@ PARALLEL = Target("sglang.srt.runtime_context", "get_parallel")
 BACKEND = Target("sglang.srt.model_executor.forward_context", "get_attn_backend")
 
 PLAIN = "pdcache_plain_layers"
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Angles of each token: rows [tokens, dim] of SGLang's `cos_sin_cache`, packed."""
+
+    angles: torch.Tensor
+
+    @functools.cached_property
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same for `rotate`."""
+        return rotation_of(self.angles)
 
 
 @dataclass(frozen=True)
@@ -79,7 +94,7 @@ def install() -> None:
         )
         if stepped is not None:
             return stepped
-        rotation, residual = rotation_of(angles.to(hidden.dtype)), None
+        rotation, residual = Rotation(angles.to(hidden.dtype).contiguous()), None
         for layer in layers:
             hidden, residual = _run(
                 layer, hidden, residual, rotation, attention.forward, forward_batch
@@ -135,7 +150,7 @@ def _run(
     layer: Layer,
     hidden: torch.Tensor,
     residual: torch.Tensor | None,
-    rotation: tuple[torch.Tensor, torch.Tensor],
+    rotation: Rotation,
     attend: Any,
     forward_batch: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -144,19 +159,21 @@ def _run(
     attention = layer.attention
     heads, kv_heads, dim = attention.tp_q_head_num, attention.tp_k_head_num, attention.head_dim
     qkv = _linear(layer.qkv, hidden).unflatten(-1, (-1, dim))
-    rotated = rotate(qkv[:, : heads + kv_heads], rotation)
-    query, key = rotated[:, :heads], rotated[:, heads:]
+    turned = _rotated(qkv, heads + kv_heads, rotation)
+    query, key = turned[:, :heads], turned[:, heads : heads + kv_heads]
     attended = attend(query, key, qkv[:, heads + kv_heads :], attention, forward_batch)
     attended = _linear(layer.output, attended)
     hidden, residual = _add_norm(layer.mlp_norm, attended, residual)
-    gate, up = _linear(layer.gate_up, hidden).chunk(2, dim=-1)
-    return _linear(layer.down, silu(gate).mul_(up)), residual
+    return _linear(layer.down, _gated(_linear(layer.gate_up, hidden))), residual
 
 
 def _add_norm(
     norm: Any, hidden: torch.Tensor, residual: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The normalized sum, and the sum."""
+    """The normalized sum, and the sum, which may be in the residual's place."""
+    if whole(hidden, norm.weight) and (residual is None or whole(residual)):
+        residual = torch.zeros_like(hidden) if residual is None else residual
+        return add_norm_(hidden, residual, norm.weight, norm.variance_epsilon), residual
     if hidden.dtype != torch.float32:
         # SGLang adds and normalizes in float32 and rounds once, which two torch calls do not.
         result = norm.forward_native(hidden, residual)
@@ -164,6 +181,21 @@ def _add_norm(
     if residual is not None:
         hidden = hidden + residual
     return rms_norm(hidden, (hidden.shape[-1],), norm.weight, norm.variance_epsilon), hidden
+
+
+def _rotated(qkv: torch.Tensor, count: int, rotation: Rotation) -> torch.Tensor:
+    """The first heads of [tokens, heads, dim] turned, maybe in place."""
+    if whole(qkv, rotation.angles):
+        rotate_(qkv, count, rotation.angles)
+        return qkv
+    return rotate(qkv[:, :count], rotation.factors)
+
+
+def _gated(rows: torch.Tensor) -> torch.Tensor:
+    if whole(rows) and rows.shape[-1] % (2 * LANES) == 0:
+        return gate_up(rows)
+    gate, up = rows.chunk(2, dim=-1)
+    return silu(gate).mul_(up)
 
 
 def _linear(module: Any, rows: torch.Tensor) -> torch.Tensor:

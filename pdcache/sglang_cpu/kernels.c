@@ -1,13 +1,13 @@
-/* Matrix products, decode attention and whole decode steps in float32 on one core.
+/* Matrix products of few rows, decode attention and whole decode steps in float32.
 
    Written with GCC's vectors, which become what the machine has (AVX-512, AVX2, NEON).
    `pdcache.sglang_cpu.native` compiles this file and declares its functions to Python. */
 
 #include <math.h>
-#include <stdint.h>
-#include <string.h>
 
-#define LANES 16
+#include "layers.h"
+#include "vectors.h"
+
 #define COLUMNS 32 /* of a block of weights: a cache line of them in bfloat16 */
 #define AHEAD 4 /* slots that are asked for before they are read */
 #define INPUTS 2048 /* that are summed at a time, so that a block of them stays in L2 */
@@ -17,34 +17,6 @@
 #else
 #define ROWS 2
 #endif
-
-typedef float floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef float eight __attribute__((vector_size(32)));
-typedef float four __attribute__((vector_size(16)));
-typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
-typedef uint32_t words __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t integers __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE floats load(const float *from) { return *(const floats *)from; }
-
-/* LANES numbers from the one at an index; a bfloat16 is the upper half of a float32. */
-INLINE floats load_of(const void *from, long at, int half) {
-  if (!half) return load((const float *)from + at);
-  words each = __builtin_convertvector(*(const halves *)((const uint16_t *)from + at), words);
-  return (floats)(each << 16);
-}
-
-INLINE float sum(floats of) {
-  eight a[2];
-  memcpy(a, &of, sizeof of);
-  a[0] += a[1];
-  four b[2];
-  memcpy(b, a, sizeof b);
-  b[0] += b[1];
-  return (b[0][0] + b[0][1]) + (b[0][2] + b[0][3]);
-}
 
 /* y[rows][COLUMNS] (+)= x[rows][inputs] times a block of weights [inputs][LANES of pairs]. */
 INLINE void block(const float *x, long x_stride, const words *weights, float *y, long y_stride,
@@ -101,6 +73,7 @@ INLINE void last_columns(const float *x, long x_stride, const words *weights, fl
 /* y[rows][outputs] = x[rows][inputs] times weights [blocks of COLUMNS][inputs][LANES] of words; a
    word has a bfloat16 of column i below, and of column i + LANES above; the last block is full. */
 void linear(const float *x, long rows, long inputs, const void *weights, float *y, long outputs) {
+#pragma omp parallel for
   for (long column = 0; column < outputs; column += COLUMNS)
     for (long input = 0; input < inputs; input += INPUTS) {
       long some = inputs - input < INPUTS ? inputs - input : INPUTS;
@@ -115,24 +88,6 @@ void linear(const float *x, long rows, long inputs, const void *weights, float *
           last_columns(from, inputs, at, to, outputs, count, some, input > 0, outputs - column);
       }
     }
-}
-
-/* e^x for x <= 0: 2^n times a polynomial of the rest, within 2 ulp; below -87 it is 0, and what is
-   no number stays none. */
-INLINE floats exponential(floats x) {
-  floats scaled = x * 1.44269504f;
-  integers whole = __builtin_convertvector(scaled - 0.5f, integers); /* towards zero: rounds */
-  floats count = __builtin_convertvector(whole, floats);
-  floats rest = x - count * 0.693359375f + count * 2.12194440e-4f;
-  floats power = (floats){0} + 1.9875691500e-4f;
-  power = power * rest + 1.3981999507e-3f;
-  power = power * rest + 8.3334519073e-3f;
-  power = power * rest + 4.1665795894e-2f;
-  power = power * rest + 1.6666665459e-1f;
-  power = power * rest + 5.0000001201e-1f;
-  power = power * rest * rest + rest + 1.0f;
-  floats result = power * (floats)((whole + 127) << 23);
-  return (floats)((integers)result & ~(x <= -87.0f));
 }
 
 /* The caches are larger than a core's, and slots lie apart: ask for those that come next. */
@@ -252,50 +207,6 @@ void decode(const float *query, long apart, const void *keys, const void *values
     DECODE(0);
 }
 
-/* The residual gets what is added to it, and `out` (which may be `added`) its RMS norm, both
-   [rows][size], size in whole LANES. */
-static void add_norm(const float *added, float *residual, const float *weight, float epsilon,
-                     float *out, long rows, long size) {
-  for (long row = 0; row < rows; row++, added += size, residual += size, out += size) {
-    floats squares = {0};
-    for (long at = 0; at < size; at += LANES) {
-      floats both = load(residual + at) + load(added + at);
-      *(floats *)(residual + at) = both;
-      squares += both * both;
-    }
-    float factor = 1 / sqrtf(sum(squares) / size + epsilon);
-    for (long at = 0; at < size; at += LANES)
-      *(floats *)(out + at) = load(residual + at) * factor * load(weight + at);
-  }
-}
-
-/* Heads [count][dim] turn in place: halves x, y become x cos - y sin, y cos + x sin. */
-static void rotate(float *heads, long count, long dim, const float *rotation) {
-  const float *cosines = rotation, *sines = rotation + dim / 2;
-  for (long head = 0; head < count; head++, heads += dim)
-    for (long at = 0; at < dim / 2; at++) {
-      float x = heads[at], y = heads[at + dim / 2];
-      heads[at] = x * cosines[at] - y * sines[at];
-      heads[at + dim / 2] = y * cosines[at] + x * sines[at];
-    }
-}
-
-/* [rows][2 x size] of gate and up become [rows][size] of silu(gate) up at the same place: nothing
-   is written before it was read, since a row's result lies at or before its gate. */
-static void gate_up(float *from, long rows, long size) {
-  float *to = from;
-  for (long row = 0; row < rows; row++, from += 2 * size)
-    for (long at = 0; at < size; at += LANES, to += LANES) {
-      floats gate = load(from + at), up = load(from + size + at);
-      integers below = (integers)gate >> 31; /* all bits where the gate is negative */
-      floats power = exponential((floats)((integers)gate | INT32_MIN)); /* e^-|gate| */
-      floats one = {0};
-      one += 1;
-      floats above = (floats)(((integers)power & below) | ((integers)one & ~below));
-      *(floats *)to = gate * above / (1 + power) * up;
-    }
-}
-
 /* What a step of one new token each is about; `pdcache.sglang_cpu.decode_step` fills it. */
 struct step {
   long rows, size, heads, kv_heads, dim, inner;
@@ -333,7 +244,7 @@ void decode_step(const struct step *of, void *const *parts, long layers) {
     linear(of->attended, rows, queries, parts[OUTPUT], of->state, size);
     add_norm(of->state, of->residual, parts[MLP_NORM], of->epsilon, of->normed, rows, size);
     linear(of->normed, rows, size, parts[GATE_UP], of->mlp, 2 * of->inner);
-    gate_up(of->mlp, rows, of->inner);
+    gate_up(of->mlp, of->mlp, rows, of->inner);
     linear(of->mlp, rows, of->inner, parts[DOWN], of->state, size);
   }
   add_norm(of->state, of->residual, of->last_norm, of->epsilon, of->state, rows, size);

@@ -39,6 +39,9 @@ LEAST_ROWS = 4
 FEW_ROWS = 32
 """With more rows oneDNN is as fast as `kernels.c`, or faster."""
 
+PIECE = 512
+"""Outputs whose weights are laid out at a time, whole blocks of `kernels.c`."""
+
 PACKED = "pdcache_packed"
 """The attribute of a layer that has its `Packed`."""
 
@@ -50,7 +53,8 @@ class Packed(NamedTuple):
     """A weight [outputs, inputs] laid out for its products.
 
     Attributes:
-        dense: in oneDNN's layout; shape and values as they were, opaque memory.
+        dense: in oneDNN's layout; shape and values as they were, opaque memory. As it was for a
+            head, of whose product few rows are asked.
         halves: [blocks of 32 outputs, inputs, 16], the upper halves of outputs i and i + 16 in one
             int32; None for a weight that is not float32 with empty lower halves.
     """
@@ -78,14 +82,27 @@ def pack(weight: torch.Tensor) -> Packed:
     return Packed(dense, _halves(weight) if weight.dtype == torch.float32 else None)
 
 
+def _pack_few_rows(weight: torch.Tensor) -> Packed:
+    """Without a second dense one, where few rows do not need it: a head's is large."""
+    halves = _halves(weight.detach()) if weight.dtype == torch.float32 else None
+    return pack(weight) if halves is None else Packed(weight.detach(), halves)
+
+
 def _halves(weight: torch.Tensor) -> torch.Tensor | None:
     outputs, inputs = weight.shape
-    short = weight.bfloat16()
-    if not torch.equal(short.float(), weight):
-        return None
-    full = torch.nn.functional.pad(short.view(torch.int16), (0, 0, 0, -outputs % (2 * LANES)))
-    lower, upper = full.view(-1, 2, LANES, inputs).int().unbind(1)
-    return ((lower & 0xFFFF) | (upper << 16)).transpose(1, 2).contiguous()
+    block = 2 * LANES
+    result = torch.empty(-(-outputs // block), inputs, LANES, dtype=torch.int32)
+    # In pieces, since new memory costs more than what is done with it.
+    for start in range(0, outputs, PIECE):
+        part = weight[start : start + PIECE]
+        short = part.bfloat16()
+        if not torch.equal(short.float(), part):
+            return None
+        full = torch.nn.functional.pad(short.view(torch.int16), (0, 0, 0, -len(part) % block))
+        lower, upper = full.view(-1, 2, LANES, inputs).transpose(2, 3).int().unbind(1)
+        at = start // block
+        torch.bitwise_or(lower & 0xFFFF, upper << 16, out=result[at : at + len(lower)])
+    return result
 
 
 def packable(weight: torch.Tensor) -> bool:
@@ -121,6 +138,8 @@ def _few_rows(rows: torch.Tensor, halves: torch.Tensor, outputs: int) -> torch.T
 
 
 def _linear(rows: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    if not packed.is_mkldnn:
+        return torch.nn.functional.linear(rows, packed, bias)
     result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.default(
         rows, packed, bias, "none", [], ""
     )
@@ -184,7 +203,7 @@ def _packed_head(lm_head: Any) -> Packed | None:
         return None
     kept = lm_head.__dict__.get(PACKED_HEAD)
     if kept is None or kept[0] is not weight or kept[1] != weight._version:
-        kept = (weight, weight._version, pack(weight))
+        kept = (weight, weight._version, _pack_few_rows(weight))
         lm_head.__dict__[PACKED_HEAD] = kept
     packed: Packed = kept[2]
     return packed

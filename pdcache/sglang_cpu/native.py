@@ -1,4 +1,4 @@
-"""The lane's own functions in C (`kernels.c`), compiled once a machine and kept in the cache."""
+"""The lane's own functions in C, compiled once a machine and kept in the cache."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from pathlib import Path
 
 from pdcache.models.cache import cache_root
 
-SOURCE = Path(__file__).with_name("kernels.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "prefill.c"))
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("layers.h", "vectors.h"))
 COMPILER = "gcc"
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+"""OpenMP's library is the one that torch has loaded, by its name, or becomes torch's."""
 
 LANES = 16
-"""Numbers that `kernels.c` takes at a time."""
+"""Numbers that the functions take at a time."""
 
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_long
 _LINEAR = (_POINTER, _COUNT, _COUNT, _POINTER, _POINTER, _COUNT)
@@ -29,8 +31,23 @@ _DECODE = (
     _POINTER, _COUNT, *(_POINTER,) * 2, ctypes.c_int, *(_POINTER,) * 2, _COUNT, *(_POINTER,) * 2,
     *(_COUNT,) * 4, ctypes.c_float, _POINTER,
 )  # fmt: skip
-FUNCTIONS = {"linear": _LINEAR, "decode": _DECODE, "decode_step": (_POINTER, _POINTER, _COUNT)}
-"""Their arguments; what they mean says `kernels.c`."""
+FUNCTIONS = {
+    "linear": _LINEAR,
+    "decode": _DECODE,
+    "decode_step": (_POINTER, _POINTER, _COUNT),
+    "extend": (_POINTER,),
+    "add_norm_rows": (*(_POINTER,) * 3, ctypes.c_float, _POINTER, _COUNT, _COUNT),
+    "rotate_rows": (_POINTER, *(_COUNT,) * 4, _POINTER),
+    "gate_up_rows": (_POINTER, _POINTER, _COUNT, _COUNT),
+    "use_threads": (ctypes.c_int,),
+}
+"""Their arguments; what they mean say `kernels.c` and `prefill.c`."""
+
+
+@functools.cache
+def has_wide_vectors() -> bool:
+    """Whether GCC makes one register of a vector; of several it makes slow code in large blocks."""
+    return "avx512f" in _processor().split()
 
 
 @functools.cache
@@ -54,7 +71,8 @@ def kernels() -> ctypes.CDLL:
 
 def _compiled() -> Path:
     """The library, compiled unless one of the same source, flags and processor is there."""
-    made_of = "\n".join((SOURCE.read_text(), *FLAGS, platform.machine(), _processor()))
+    texts = [path.read_text() for path in (*HEADERS, *SOURCES)]
+    made_of = "\n".join((*texts, *FLAGS, platform.machine(), _processor()))
     name = f"kernels-{hashlib.blake2b(made_of.encode(), digest_size=8).hexdigest()}.so"
     path = cache_root() / name
     if not path.exists():
@@ -80,7 +98,7 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def _compile(into: Path) -> None:
-    command = [COMPILER, *FLAGS, "-o", str(into), str(SOURCE)]
+    command = [COMPILER, *FLAGS, "-o", str(into), *map(str, SOURCES)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:

@@ -43,6 +43,7 @@ def _apply() -> None:
         )
     from pdcache.sglang_cpu import (
         attention_backend,
+        cores,
         decoder,
         host_pools,
         linear,
@@ -61,6 +62,7 @@ def _apply() -> None:
     if not os.environ.get(STOCK_ENV):
         linear.install()
         decoder.install()
+        cores.install()
         waiting.pause_between_looks()
         storage_threads.leave_cores()
         processes.fork_children()

@@ -228,7 +228,8 @@ from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 
 torch.manual_seed(0)
-pool = MHATokenToKVPool(size=64, page_size=1, dtype=torch.float32, head_num=2, head_dim=8,
+dim = DIM
+pool = MHATokenToKVPool(size=64, page_size=1, dtype=torch.float32, head_num=2, head_dim=dim,
                         layer_num=1, device="cpu", enable_memory_saver=False)
 for buffer in (*pool.k_buffer, *pool.v_buffer):
     buffer.copy_(torch.randn(buffer.shape))
@@ -239,7 +240,7 @@ ours, stock = (ATTENTION_BACKENDS[name](runner) for name in ("pdcache_cpu", "tor
 rows, prefixes, new = torch.tensor([1, 0]), torch.tensor([9, 0]), torch.tensor([5, 7])
 
 def same(mode, counts, layer_options={}, encoder=None):
-    layer = RadixAttention(4, 8, 0.4, 2, 0, **layer_options)
+    layer = RadixAttention(4, dim, 0.4, 2, 0, **layer_options)
     before = prefixes if mode.is_extend() else prefixes + 6
     batch = SimpleNamespace(
         forward_mode=mode, req_pool_indices=rows, seq_lens=before + counts, encoder_lens=encoder,
@@ -248,7 +249,8 @@ def same(mode, counts, layer_options={}, encoder=None):
         out_cache_loc=torch.cat([table[row, start:start + count] for row, start, count in
                                  zip(rows, before, counts)]).long())
     tokens = int(counts.sum())
-    q, k, v = torch.randn(tokens, 32), torch.randn(tokens, 2, 8), torch.randn(tokens, 2, 8)
+    q = torch.randn(tokens, 4 * dim)
+    k, v = torch.randn(2, tokens, 2, dim)
     answers = []
     for backend in (stock, ours):
         backend.init_forward_metadata(batch)
@@ -265,8 +267,9 @@ print(same(ForwardMode.EXTEND, new, dict(attn_type=AttentionType.ENCODER_ONLY)))
 """
 
 
-def test_the_lanes_backend_gives_what_sglangs_own_gives_in_every_kind_of_layer():
-    assert printed(BACKENDS).split() == ["True"] * 9
+@pytest.mark.parametrize("dim", [8, 16], ids="heads of {}".format)
+def test_the_lanes_backend_gives_what_sglangs_own_gives_in_every_kind_of_layer(dim):
+    assert printed(f"DIM = {dim}\n{BACKENDS}").split() == ["True"] * 9
 
 
 def test_the_lane_says_what_sglangs_own_path_says_token_for_token(tmp_path):
@@ -330,6 +333,40 @@ print(taken == [False, False] + [True] * 7, all(one.token == other.token for one
 def test_a_decode_step_of_smollm_is_one_call_of_c_and_says_the_same():
     code = f"BENCH = {str(ROOT / 'scripts' / 'bench')!r}\n{DECODE_STEP}"
     assert printed(code).splitlines()[-1] == "True True True"
+
+
+LONG_STEP = """
+import sys
+sys.path.insert(0, BENCH)
+from sglang_in_process import stock_and_lane
+from pdcache.models import resolve_model
+from pdcache.sglang_cpu import cores, decoder
+cores.usable, cores.running = lambda: 3, lambda: 1
+(lane,) = stock_and_lane(resolve_model("tiny-random"), [], ["float32"], 1024)
+import torch
+run, seen = decoder._run, []
+def watched(*layer):
+    done = run(*layer)
+    if len(layer[1]) > 1:
+        seen.append((len(layer[1]), torch.get_num_threads()))
+    return done
+decoder._run = watched
+prompt = [[*range(40, 340)]]
+said = [lane.greedy(prompt, cached, 6) for cached in (0, 64, 296)]
+helped = [*seen]
+cores.running = lambda: 9
+said += [lane.greedy(prompt, 64, 6)]
+tokens = [[one.token for one in answer] for (answer,) in said]
+alone = seen[len(helped):]
+print(helped[::2] == helped[1::2] == [(300, 3), (64, 3), (236, 3), (296, 3), (4, 1)],
+      alone[::2] == alone[1::2] == [(64, 1), (236, 1)], torch.get_num_threads(),
+      all(answer == tokens[0] for answer in tokens))
+"""
+
+
+def test_free_cores_help_a_long_step_and_it_says_the_same():
+    code = f"BENCH = {str(ROOT / 'scripts' / 'bench')!r}\n{LONG_STEP}"
+    assert printed(code).splitlines()[-1] == "True True 1 True"
 
 
 def test_sglang_accepts_every_server_flag_with_its_value():
@@ -515,22 +552,23 @@ child.join()
 
 def test_a_scheduler_that_waits_pauses_and_an_idle_one_does_not():
     code = """
+import inspect
 from sglang.srt.managers.scheduler import Scheduler
 class Waits(Scheduler):
     def __init__(self, idle):
-        self.idle = idle
+        self.idle, self.forward_ct = idle, 7
 Scheduler.on_idle = lambda self: looks.append(self.idle)
 Scheduler.is_fully_idle = lambda self: self.idle
 from sglang.srt.plugins import load_plugins
 load_plugins()
 from pdcache.sglang_cpu import waiting
 looks, pauses = [], []
-waiting.time = type("", (), {"sleep": pauses.append})
+waiting.time = type("", (), {"sleep": pauses.append, "monotonic": lambda: 100.0})
 for idle in (True, False):
     Waits(idle).on_idle()
-print(looks, pauses)
+print(looks, pauses, "self.forward_ct += 1" in inspect.getsource(Scheduler.run_batch))
 """
-    assert printed(code) == "[True, False] [0.001]"
+    assert printed(code) == "[True, False] [0.001] True"
 
 
 def test_the_code_of_other_models_is_imported_for_them_only():

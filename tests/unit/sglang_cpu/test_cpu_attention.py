@@ -210,4 +210,4 @@ def test_a_cache_of_another_dtype_is_read_in_the_querys():
 def test_a_sequence_in_one_run_of_slots_is_not_copied():
     batch = Batch([20], [2], query_heads=4, kv_heads=2, dim=8, seed=3, scattered=False)
     (suffix,) = plan_extend(batch.req_to_token, batch.rows.tolist(), batch.prefixes, batch.new)
-    assert isinstance(suffix.slots, slice)
+    assert isinstance(suffix.places, slice)

@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from pdcache.sglang_cpu.linear import _packed_head, pack, packable, packed_linear
+from pdcache.sglang_cpu.linear import PIECE, _packed_head, pack, packable, packed_linear
 
 
 @pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
 @pytest.mark.parametrize("saved", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("outputs", "inputs"), [(96, 64), (100, 2100), (5, 3)])
+@pytest.mark.parametrize(
+    ("outputs", "inputs"), [(96, 64), (100, 2100), (5, 3), (2 * PIECE + 40, 16)]
+)
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 16, 32, 33, 200])
 def test_a_packed_weight_gives_what_the_dense_one_gives(rows, outputs, inputs, saved, bias):
     torch.manual_seed(rows)
@@ -82,3 +84,12 @@ def test_the_head_is_packed_once_and_again_after_its_weight_was_written_to():
     assert torch.equal(second.dense.to_dense(), head.weight)
     head.weight = torch.randn(8, 4)
     assert torch.equal(_packed_head(head).dense.to_dense(), head.weight)
+
+
+@pytest.mark.parametrize("rows", [1, 33, 200])
+def test_a_head_saved_in_bfloat16_has_no_second_dense_weight(rows):
+    head = SimpleNamespace(weight=torch.randn(100, 48).bfloat16().float())
+    packed, x = _packed_head(head), torch.randn(rows, 48)
+    assert packed.dense.data_ptr() == head.weight.data_ptr()
+    assert packed.halves is not None
+    torch.testing.assert_close(packed_linear(x, packed), linear(x, head.weight))
