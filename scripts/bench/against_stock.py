@@ -1,16 +1,18 @@
 """How long does a turn take on the CPU lane, against stock SGLang started by hand?
 
-    python scripts/bench/against_stock.py [--rounds 5]
+    python scripts/bench/against_stock.py [--rounds 5] [--dtype float32]
 
 Peer: the same processes (master, holder, one prefill, one decode, smg) by hand, with SGLang's own
 layers, scheduler and `torch_native` attention in bfloat16; what the CPU lane needs to run at all
-(copies between tiers, host memory that is not pinned) is in it too. Both clusters are up, one idles
-while the other is asked; they take turns. Limit: `transformers` in float32 with one thread, on the
-same lengths. Asked: a cold prompt of 1,087 tokens; a turn of 1,114 tokens of which 1,088 are
-cached, hot and after a flush (L3 only); 64 tokens of one stream; and 192 of 8 streams at once after
-64 each, of which those count that come while all 8 stream. Limits of pdcache/stock: cold 0.62, turn
-hot and from L3 0.30, one stream 0.65, eight 0.35; of pdcache/transformers: cold 1, turn 1.5, one
-stream 0.9. Writes build/against_stock.json; exit 1 above a limit.
+(copies between tiers, host memory that is not pinned) is in it too. Each round starts one cluster,
+asks it, ends it, and starts the other. Stock's servers have one thread, as its script has it; the
+lane's long steps have the core that is free as well. Limit: `transformers` in float32 with one
+thread, on the same lengths. Asked: cold prompts of 1,087 tokens, two a round; turns of 1,114 tokens
+of which 1,088 are cached, hot and after a flush (L3 only), four a round; 64 tokens of one stream;
+and 192 of 8 streams at once after 64 each, of which those count that come while all 8 stream.
+Limits of pdcache/stock: cold 0.62, turn hot and from L3 0.30, one stream 0.65, eight 0.35; of
+pdcache/transformers: cold 1, turn 1.5, one stream 0.9. Writes build/against_stock.json; exit 1
+above a limit.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from transformers_peer import TransformersPeer
 
 from pdcache.models import resolve_model
 
-COLD, PROMPT, CACHED = 1087, 1114, 1088
+COLD, CACHED, NEW = 1087, 1088, 26
+COLD_A_ROUND, TURNS_A_ROUND = 2, 4
 TOKENS, STREAMS, TOKENS_TOGETHER = 64, 8, 192
 SETS = ("prefill.workers=1", "prefill.max_total_tokens=16384", "decode.max_total_tokens=16384")
 OF_STOCK = {
@@ -45,6 +48,7 @@ def main() -> int:
     """Measure, print, write; 0 when all are within their limits."""
     parser = argparse.ArgumentParser(description="The CPU lane against stock SGLang.")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--seed", type=int, default=0)
     own = parser.parse_args()
     model = Path(resolve_model("smollm2-135m"))
@@ -52,30 +56,34 @@ def main() -> int:
     times: dict[str, Times] = {}
     with tempfile.TemporaryDirectory(prefix="pdc-bench-") as folder:
         home = Path(folder)
-        with (
-            stock_by_hand(home / "stock", *SETS) as stock,
-            by_pdcache(home / "own", *SETS) as lane,
-        ):
-            for number in range(own.rounds + 1):
-                taken = {name: defaultdict(list) for name in ("stock", "pdcache", "transformers")}
+        lane_sets = (*SETS, f"model.dtype={own.dtype}")
+        for number in range(1, own.rounds + 1):
+            taken = {name: defaultdict(list) for name in ("stock", "pdcache", "transformers")}
+            with stock_by_hand(home / f"stock-{number}", *SETS) as stock:
                 turns(stock, prompts, taken["stock"])
+            with by_pdcache(home / f"own-{number}", *lane_sets) as lane:
                 turns(lane, prompts, taken["pdcache"])
-                alone(peer, prompts, taken["transformers"])
-                for name, rows in taken.items() if number else ():  # the first round warms up
-                    for what, seconds in rows.items():
-                        times.setdefault(name, defaultdict(list))[what] += seconds
-                print(f"round {number} of {own.rounds}", flush=True)
+            alone(peer, prompts, taken["transformers"])
+            for name, rows in taken.items():
+                for what, seconds in rows.items():
+                    times.setdefault(name, defaultdict(list))[what] += seconds
+            print(f"round {number} of {own.rounds}", flush=True)
     return report(times)
 
 
 def turns(stack: Stack, prompts: Prompts, into: Times) -> None:
-    """One round of all questions on one cluster."""
-    into["cold"].append(ttft_s(ask(stack, [prompts.fresh(COLD)], 1, 0)[0]))
-    prompt = prompts.fresh(PROMPT)
-    ask(stack, [prompt[: CACHED + 1]], 1, 0)
-    into["hot"].append(ttft_s(ask(stack, [prompt], 1, CACHED)[0]))
-    stack.flush()
-    into["from L3"].append(ttft_s(ask(stack, [prompt], 1, CACHED)[0]))
+    """One round of all questions on one cluster, after one of each length that is not kept."""
+    for length in (COLD, NEW, PAGE):
+        ask(stack, [prompts.fresh(length)], 2, 0)
+    for _ in range(COLD_A_ROUND):
+        into["cold"].append(ttft_s(ask(stack, [prompts.fresh(COLD)], 1, 0)[0]))
+    prefix = prompts.fresh(CACHED)
+    ask(stack, [[*prefix, 100]], 1, 0)
+    for _ in range(TURNS_A_ROUND):
+        into["hot"].append(ttft_s(ask(stack, [prefix + prompts.fresh(NEW)], 1, CACHED)[0]))
+    for _ in range(TURNS_A_ROUND):
+        stack.flush()
+        into["from L3"].append(ttft_s(ask(stack, [prefix + prompts.fresh(NEW)], 1, CACHED)[0]))
     into["one stream"].append(tpot_s(ask(stack, [prompts.fresh(COLD)], TOKENS, 0)))
     several = [prompts.fresh(PAGE) for _ in range(STREAMS)]
     into["eight streams"].append(tpot_together_s(ask(stack, several, TOKENS_TOGETHER, 0)))
@@ -84,11 +92,13 @@ def turns(stack: Stack, prompts: Prompts, into: Times) -> None:
 
 def alone(peer: TransformersPeer, prompts: Prompts, into: Times) -> None:
     """The same questions to `transformers`, which takes one request at a time."""
-    into["cold"].append(peer.turn(prompts.fresh(COLD), 0, 1)[0])
-    ttft, gaps = peer.turn(prompts.fresh(PROMPT), CACHED, TOKENS)
-    into["hot"].append(ttft)
-    into["from L3"].append(ttft)
+    into["cold"] += [peer.turn(prompts.fresh(COLD), 1)[0] for _ in range(COLD_A_ROUND - 1)]
+    ttft, gaps = peer.turn(prompts.fresh(COLD), TOKENS)
+    into["cold"].append(ttft)
     into["one stream"].append(statistics.fmean(gaps))
+    hits = peer.hits(prompts.fresh(CACHED), [prompts.fresh(NEW) for _ in range(TURNS_A_ROUND)])
+    into["hot"] += hits
+    into["from L3"] += hits
 
 
 def report(times: dict[str, Times]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -24,16 +25,26 @@ class TransformersPeer:
         self._model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
 
     @torch.inference_mode()
-    def turn(self, prompt: Sequence[int], cached: int, tokens: int) -> tuple[float, list[float]]:
-        """TTFT and gaps of a prompt whose first `cached` tokens are computed before."""
-        past = self._step(prompt[:cached], None)[1] if cached else None
+    def turn(self, prompt: Sequence[int], tokens: int) -> tuple[float, list[float]]:
+        """TTFT and gaps of a cold prompt."""
         begin = time.perf_counter()
-        token, past = self._step(prompt[cached:], past)
+        token, past = self._step(prompt, None)
         stamps = [time.perf_counter()]
         for _ in range(tokens - 1):
             token, past = self._step([token], past)
             stamps.append(time.perf_counter())
         return stamps[0] - begin, [later - earlier for earlier, later in pairwise(stamps)]
+
+    @torch.inference_mode()
+    def hits(self, prefix: Sequence[int], suffixes: Sequence[Sequence[int]]) -> list[float]:
+        """TTFT of each suffix after the same prefix, which is computed before."""
+        past, seconds = self._step(prefix, None)[1], []
+        for suffix in suffixes:
+            own = copy.deepcopy(past)
+            begin = time.perf_counter()
+            self._step(suffix, own)
+            seconds.append(time.perf_counter() - begin)
+        return seconds
 
     def _step(self, ids: Sequence[int], past: Any) -> tuple[int, Any]:
         out = self._model(
