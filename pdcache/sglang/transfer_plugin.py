@@ -20,6 +20,9 @@ from pdcache.sglang.keys_plugin import KEYS_ENV
 from pdcache.sglang.lost_prefill import noticing
 from pdcache.sglang.lost_workers import closing_what_is_lost
 
+APPLIED = "pdcache_transfers"
+"""Of SGLang's class; others may wrap the same methods."""
+
 
 def register() -> None:
     """Have all of it so, in servers of pdcache only."""
@@ -29,7 +32,8 @@ def register() -> None:
     from sglang.srt.disaggregation.common.conn import CommonKVReceiver as Receiver
     from sglang.srt.disaggregation.decode import DecodePreallocQueue as Queue
 
-    if not hasattr(Manager.update_status, "__wrapped__"):
+    if not getattr(Manager, APPLIED, False):
+        setattr(Manager, APPLIED, True)
         Manager.update_status = one_at_a_time(Manager.update_status)
         Manager._send_multipart_locked = closing_what_is_lost(Manager._send_multipart_locked)
         noticing(Queue, Receiver)

@@ -53,7 +53,7 @@ class Decode:
     Attributes:
         table: [requests, positions] of slots, int32: all requests there are, `req_to_token`.
         rows, lengths: [batch], int64: each request's row of it, and the tokens of its sequence.
-        scores: working memory of `kernels.c`.
+        scores: working memory of `decode.c`.
     """
 
     table: torch.Tensor

@@ -32,7 +32,7 @@ class CpuAttentionBackend(TorchNativeAttnBackend):  # type: ignore[misc]
     the whole sequence, so that a request whose prefix is cached pays for the prefix again, and
     takes the requests of a decode step one at a time. Sliding windows, cross attention, encoder
     prefixes and values of another dim than keys keep SGLang's own code, as does decode with heads
-    or dtypes that `kernels.c` does not take.
+    or dtypes that `decode.c` does not take.
     """
 
     suffixes: list[Suffix] | None = None

@@ -7,7 +7,6 @@ products. A model that has none of these (`plain_layers`) takes this way; any ot
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +15,7 @@ from torch.nn.functional import rms_norm, silu
 
 from pdcache.sglang_cpu.decode_step import decode_step
 from pdcache.sglang_cpu.linear import LAYERS, PACKED, packed_linear
-from pdcache.sglang_cpu.native import LANES
-from pdcache.sglang_cpu.prefill import add_norm_, gate_up, rotate_, whole
+from pdcache.sglang_cpu.prefill_step import prefill_step
 from pdcache.sglang_cpu.targets import Target
 
 LLAMA = "sglang.srt.models.llama"
@@ -30,18 +28,6 @@ PARALLEL = Target("sglang.srt.runtime_context", "get_parallel")
 BACKEND = Target("sglang.srt.model_executor.forward_context", "get_attn_backend")
 
 PLAIN = "pdcache_plain_layers"
-
-
-@dataclass(frozen=True)
-class Rotation:
-    """Angles of each token: rows [tokens, dim] of SGLang's `cos_sin_cache`, packed."""
-
-    angles: torch.Tensor
-
-    @functools.cached_property
-    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same for `rotate`."""
-        return rotation_of(self.angles)
 
 
 @dataclass(frozen=True)
@@ -89,12 +75,13 @@ def install() -> None:
         # [tokens, dim]: cosines of dim / 2 angles, then their sines.
         angles = self.layers[0].self_attn.rotary_emb.cos_sin_cache.index_select(0, positions)
         attention = backend()
-        stepped = decode_step(
-            layers, self.norm, hidden, angles, attention, forward_batch.out_cache_loc
-        )
+        asked = layers, self.norm, hidden, angles, attention, forward_batch.out_cache_loc
+        stepped = decode_step(*asked)
+        if stepped is None:
+            stepped = prefill_step(*asked, last_only=reads_last_only(forward_batch))
         if stepped is not None:
             return stepped
-        rotation, residual = Rotation(angles.to(hidden.dtype).contiguous()), None
+        rotation, residual = rotation_of(angles.to(hidden.dtype)), None
         for layer in layers:
             hidden, residual = _run(
                 layer, hidden, residual, rotation, attention.forward, forward_batch
@@ -130,6 +117,22 @@ def plain_layers(model: Any) -> tuple[Layer, ...]:
     return layers
 
 
+def reads_last_only(forward_batch: Any) -> bool:
+    """Whether of a step's result only the last token of each request is read.
+
+    So SGLang 0.5.23 does (layers/logits_processor.py, `_get_pruned_states`) with a plain step of
+    new tokens unless log probabilities of the prompt, scores at some of its tokens, or hidden
+    states are asked for; its pooler of Llamas reads the same (models/llama.py).
+    """
+    return (
+        forward_batch.forward_mode.name == "EXTEND"
+        and not forward_batch.return_logprob
+        and not forward_batch.capture_hidden_mode.need_capture()
+        and forward_batch.token_indices_to_pool is None
+        and forward_batch.multi_item_delimiter_indices is None
+    )
+
+
 def rotation_of(angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Factors that rotate heads, [tokens, 1, 2, dim / 2] each, for `rotate`.
 
@@ -150,7 +153,7 @@ def _run(
     layer: Layer,
     hidden: torch.Tensor,
     residual: torch.Tensor | None,
-    rotation: Rotation,
+    rotation: tuple[torch.Tensor, torch.Tensor],
     attend: Any,
     forward_batch: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -159,21 +162,18 @@ def _run(
     attention = layer.attention
     heads, kv_heads, dim = attention.tp_q_head_num, attention.tp_k_head_num, attention.head_dim
     qkv = _linear(layer.qkv, hidden).unflatten(-1, (-1, dim))
-    turned = _rotated(qkv, heads + kv_heads, rotation)
-    query, key = turned[:, :heads], turned[:, heads : heads + kv_heads]
+    turned = rotate(qkv[:, : heads + kv_heads], rotation)
+    query, key = turned[:, :heads], turned[:, heads:]
     attended = attend(query, key, qkv[:, heads + kv_heads :], attention, forward_batch)
-    attended = _linear(layer.output, attended)
-    hidden, residual = _add_norm(layer.mlp_norm, attended, residual)
-    return _linear(layer.down, _gated(_linear(layer.gate_up, hidden))), residual
+    hidden, residual = _add_norm(layer.mlp_norm, _linear(layer.output, attended), residual)
+    gate, up = _linear(layer.gate_up, hidden).chunk(2, dim=-1)
+    return _linear(layer.down, silu(gate).mul_(up)), residual
 
 
 def _add_norm(
     norm: Any, hidden: torch.Tensor, residual: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The normalized sum, and the sum, which may be in the residual's place."""
-    if whole(hidden, norm.weight) and (residual is None or whole(residual)):
-        residual = torch.zeros_like(hidden) if residual is None else residual
-        return add_norm_(hidden, residual, norm.weight, norm.variance_epsilon), residual
+    """The normalized sum, and the sum."""
     if hidden.dtype != torch.float32:
         # SGLang adds and normalizes in float32 and rounds once, which two torch calls do not.
         result = norm.forward_native(hidden, residual)
@@ -181,21 +181,6 @@ def _add_norm(
     if residual is not None:
         hidden = hidden + residual
     return rms_norm(hidden, (hidden.shape[-1],), norm.weight, norm.variance_epsilon), hidden
-
-
-def _rotated(qkv: torch.Tensor, count: int, rotation: Rotation) -> torch.Tensor:
-    """The first heads of [tokens, heads, dim] turned, maybe in place."""
-    if whole(qkv, rotation.angles):
-        rotate_(qkv, count, rotation.angles)
-        return qkv
-    return rotate(qkv[:, :count], rotation.factors)
-
-
-def _gated(rows: torch.Tensor) -> torch.Tensor:
-    if whole(rows) and rows.shape[-1] % (2 * LANES) == 0:
-        return gate_up(rows)
-    gate, up = rows.chunk(2, dim=-1)
-    return silu(gate).mul_(up)
 
 
 def _linear(module: Any, rows: torch.Tensor) -> torch.Tensor:

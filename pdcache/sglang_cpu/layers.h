@@ -1,4 +1,7 @@
-/* What a plain Llama's layers do between products and attention, in float32. */
+/* What a plain Llama's layers do between one attention and the next, in float32, but for what is
+   multiplied and cached of a model in bfloat16. */
+
+#pragma once
 
 #include <math.h>
 #include <stdint.h>
@@ -33,8 +36,8 @@ INLINE void rotate(float *heads, long count, long dim, const float *rotation) {
     }
 }
 
-/* [rows][2 x size] of gate and up become [rows][size] of silu(gate) up, at the same place if that is
-   asked for: nothing is written before it was read, since a row's result lies at or before its
+/* [rows][2 x size] of gate and up become [rows][size] of silu(gate) up, at the same place if that
+   is asked for: nothing is written before it was read, since a row's result lies at or before its
    gate. */
 INLINE void gate_up(const float *from, float *to, long rows, long size) {
   for (long row = 0; row < rows; row++, from += 2 * size)
@@ -47,4 +50,81 @@ INLINE void gate_up(const float *from, float *to, long rows, long size) {
       floats above = (floats)(((integers)power & below) | ((integers)one & ~below));
       *(floats *)to = gate * above / (1 + power) * up;
     }
+}
+
+/* y[rows][outputs] = x[rows][inputs] times weights, as `linear.c` has them. */
+void linear(const void *x, int half, long rows, long inputs, const void *weights, float *y,
+            long outputs);
+
+/* What a step of new tokens is about; `pdcache.sglang_cpu.steps` fills it. */
+struct step {
+  long rows, size, heads, kv_heads, dim, inner;
+  int half;                 /* the model and its caches are in bfloat16 */
+  float epsilon, scale;
+  const float *rotation;    /* [rows][dim]: cosines of dim / 2 angles, then their sines */
+  const int64_t *slots;     /* [rows]: where the new keys and values go */
+  float *state;             /* [rows][size]: embeddings, then the normalized result */
+  float *residual;          /* [rows][size] of zeros */
+  float *qkv;               /* [rows][heads + 2 x kv_heads][dim], room */
+  float *attended;          /* [rows][heads][dim], room */
+  /* Room of the rows of each of `rooms`: [size], [2 x inner], and the longest row to be rounded. */
+  float *normed, *mlp;
+  uint16_t *rounded;
+  long rooms, rows_a_room;
+  const float *last_norm;
+  const int32_t *table;     /* these five as `decode` has them */
+  long positions;
+  const int64_t *places, *lengths;
+  float *scores;
+};
+
+/* Of a layer's addresses. */
+enum { NORM, QKV, KEY_CACHE, VALUE_CACHE, OUTPUT, MLP_NORM, GATE_UP, DOWN, PARTS };
+
+INLINE void multiply_rows(const struct step *of, const float *x, long rows, long inputs,
+                          const void *weights, float *y, long outputs, uint16_t *rounded) {
+  if (of->half) round_to(rounded, x, rows * inputs);
+  linear(of->half ? (const void *)rounded : x, of->half, rows, inputs, weights, y, outputs);
+}
+
+/* Keeps a token's keys or values [count] in a cache. */
+INLINE void keep(const struct step *of, void *cache, long slot, const float *from, long count) {
+  if (of->half)
+    round_to((uint16_t *)cache + slot * count, from, count);
+  else
+    memcpy((float *)cache + slot * count, from, count * 4);
+}
+
+/* From what the layer `before` attended to the queries, keys and values of the one `after` it, for
+   some rows; NULL before the first layer and after the last. `room` is the one to use. */
+INLINE void between(const struct step *of, void *const *before, void *const *after, long first,
+                    long rows, long room) {
+  long size = of->size, queries = of->heads * of->dim, kv = of->kv_heads * of->dim;
+  long width = queries + 2 * kv, inner = of->inner, longest = size > inner ? size : inner;
+  longest = longest > queries ? longest : queries;
+  room *= of->rows_a_room;
+  float *state = of->state + first * size, *residual = of->residual + first * size;
+  float *normed = of->normed + room * size;
+  float *mlp = of->mlp + room * 2 * inner;
+  uint16_t *rounded = of->rounded + room * longest;
+  if (before) {
+    const float *attended = of->attended + first * queries;
+    multiply_rows(of, attended, rows, queries, before[OUTPUT], state, size, rounded);
+    add_norm(state, residual, before[MLP_NORM], of->epsilon, normed, rows, size);
+    multiply_rows(of, normed, rows, size, before[GATE_UP], mlp, 2 * inner, rounded);
+    gate_up(mlp, mlp, rows, inner);
+    multiply_rows(of, mlp, rows, inner, before[DOWN], state, size, rounded);
+  }
+  if (!after) {
+    add_norm(state, residual, of->last_norm, of->epsilon, state, rows, size);
+    return;
+  }
+  float *qkv = of->qkv + first * width;
+  add_norm(state, residual, after[NORM], of->epsilon, normed, rows, size);
+  multiply_rows(of, normed, rows, size, after[QKV], qkv, width, rounded);
+  for (long row = first; row < first + rows; row++, qkv += width) {
+    rotate(qkv, of->heads + of->kv_heads, of->dim, of->rotation + row * of->dim);
+    keep(of, after[KEY_CACHE], of->slots[row], qkv + queries, kv);
+    keep(of, after[VALUE_CACHE], of->slots[row], qkv + queries + kv, kv);
+  }
 }

@@ -1,12 +1,14 @@
-"""Linear layers on weights that are laid out anew at loading: for oneDNN, and for few rows.
+"""Linear layers on weights that are laid out anew at loading: for `linear.c`, or for oneDNN.
 
-A step of few rows costs the way of the weights from memory. Weights in float32 that were saved in
-bfloat16 have nothing in their lower halves, so the upper ones are kept beside oneDNN's layout, and
-`kernels.c` multiplies with them in float32: the same numbers from half the bytes.
+Weights in float32 that were saved in bfloat16 have nothing in their lower halves, so `linear.c`
+keeps the upper ones and multiplies with them in float32: the same numbers from half the bytes. A
+step of few rows costs the way of the weights from memory; of many rows the core sets the pace, and
+here it takes 107 of the 116 GFLOP/s that it can. Rows in bfloat16 are multiplied as they are where
+the processor can (AVX512_BF16).
 
 Measured with torch 2.13.0 on one AVX-512 core, SmolLM2-135M in float32 (30 layers and the head),
 dense, oneDNN's layout, halves: 1 row 47, 34, 11 ms; 8 rows 76, 40, 27 ms; 1,087 rows (without the
-head) 3.3, 2.2, 2.9 s.
+head) 3.3, 2.2, 2.1 s. Without AVX-512 oneDNN is faster with more than some rows.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pdcache.sglang_cpu.native import LANES, kernels
+from pdcache.sglang_cpu.native import LANES, has_half_products, has_wide_vectors, kernels
 from pdcache.sglang_cpu.targets import Target
 
 LINEAR = "sglang.srt.layers.quantization.unquant"
@@ -36,11 +38,15 @@ ROWS = 16
 LEAST_ROWS = 4
 """With fewer rows oneDNN takes kernels that are slower than its kernel for four."""
 
-FEW_ROWS = 32
-"""With more rows oneDNN is as fast as `kernels.c`, or faster."""
+FEW_ROWS = 12
+"""That `linear.c` takes without AVX-512: with AVX2 one row takes 0.3 of oneDNN's time, 8 rows 0.8,
+16 rows 1.2."""
 
-PIECE = 512
-"""Outputs whose weights are laid out at a time, whole blocks of `kernels.c`."""
+BLOCK = 2 * LANES
+"""Outputs of a block of `linear.c`."""
+
+PIECE = 16 * BLOCK
+"""Outputs whose weights are laid out at a time."""
 
 PACKED = "pdcache_packed"
 """The attribute of a layer that has its `Packed`."""
@@ -53,13 +59,17 @@ class Packed(NamedTuple):
     """A weight [outputs, inputs] laid out for its products.
 
     Attributes:
+        outputs, dtype: of the weight.
         dense: in oneDNN's layout; shape and values as they were, opaque memory. As it was for a
-            head, of whose product few rows are asked.
-        halves: [blocks of 32 outputs, inputs, 16], the upper halves of outputs i and i + 16 in one
-            int32; None for a weight that is not float32 with empty lower halves.
+            head, of whose product few rows are asked. None where `halves` serve any rows.
+        halves: [blocks of 32 outputs, pairs of inputs, 32], an output's bfloat16 of the even input
+            (below) and of the odd one in an int32; None for an odd number of inputs, for float32
+            with something in its lower halves, and for bfloat16 where `linear.c` is slower.
     """
 
-    dense: torch.Tensor
+    outputs: int
+    dtype: torch.dtype
+    dense: torch.Tensor | None
     halves: torch.Tensor | None
 
 
@@ -67,41 +77,46 @@ def install() -> None:
     """Lay out the weights of SGLang's unquantized linear layers and of the language model's head.
 
     A linear layer's weight is replaced, as SGLang does on CPUs with AMX (0.5.23
-    layers/amx_utils.py), and like there nothing can be loaded into it again; the head's stays
-    beside its copy, since the embedding may share it.
+    layers/amx_utils.py), and like there nothing can be loaded into it again: it is in oneDNN's
+    layout, or has a shape only. The head's stays beside its copy, since the embedding may share it.
     """
     kernels()
     _pack_layers()
     _pack_head()
 
 
-def pack(weight: torch.Tensor) -> Packed:
-    """Lay out a dense weight that is `packable`."""
+def takes_rows(count: int) -> bool:
+    """Whether `linear.c` is to take so many rows."""
+    return count <= FEW_ROWS or has_wide_vectors()
+
+
+def pack(weight: torch.Tensor, *, head: bool = False) -> Packed:
+    """Lay out a dense weight that is `packable`; a head's is kept rather than laid out twice."""
     weight = weight.detach()
-    dense = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
-    return Packed(dense, _halves(weight) if weight.dtype == torch.float32 else None)
-
-
-def _pack_few_rows(weight: torch.Tensor) -> Packed:
-    """Without a second dense one, where few rows do not need it: a head's is large."""
-    halves = _halves(weight.detach()) if weight.dtype == torch.float32 else None
-    return pack(weight) if halves is None else Packed(weight.detach(), halves)
+    halves = _halves(weight) if weight.dtype == torch.float32 or has_half_products() else None
+    if halves is not None and has_wide_vectors():
+        dense = None
+    elif halves is not None and head:
+        dense = weight
+    else:
+        dense = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+    return Packed(len(weight), weight.dtype, dense, halves)
 
 
 def _halves(weight: torch.Tensor) -> torch.Tensor | None:
     outputs, inputs = weight.shape
-    block = 2 * LANES
-    result = torch.empty(-(-outputs // block), inputs, LANES, dtype=torch.int32)
+    if inputs % 2:
+        return None
+    result = torch.empty(-(-outputs // BLOCK), inputs // 2, BLOCK, dtype=torch.int32)
     # In pieces, since new memory costs more than what is done with it.
     for start in range(0, outputs, PIECE):
         part = weight[start : start + PIECE]
-        short = part.bfloat16()
-        if not torch.equal(short.float(), part):
+        short = part.bfloat16().contiguous()
+        if not torch.equal(short.to(part.dtype), part):
             return None
-        full = torch.nn.functional.pad(short.view(torch.int16), (0, 0, 0, -len(part) % block))
-        lower, upper = full.view(-1, 2, LANES, inputs).transpose(2, 3).int().unbind(1)
-        at = start // block
-        torch.bitwise_or(lower & 0xFFFF, upper << 16, out=result[at : at + len(lower)])
+        pairs = torch.nn.functional.pad(short.view(torch.int32), (0, 0, 0, -len(part) % BLOCK))
+        pairs = pairs.view(-1, BLOCK, inputs // 2).transpose(1, 2)
+        result[start // BLOCK :][: len(pairs)] = pairs
     return result
 
 
@@ -110,38 +125,54 @@ def packable(weight: torch.Tensor) -> bool:
     if weight.is_mkldnn or weight.dim() != 2 or weight.device.type != "cpu" or not weight.numel():
         return False
     if weight.dtype == torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return has_half_products() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return bool(weight.dtype == torch.float32)
 
 
 def packed_linear(
     rows: torch.Tensor, packed: Packed, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """`torch.nn.functional.linear` of `rows` [..., inputs] with a weight from `pack`."""
-    count = rows.numel() // rows.shape[-1]
-    few = rows.dim() == 2 and rows.dtype == torch.float32 and 0 < count <= FEW_ROWS
-    if few and packed.halves is not None:
-        result = _few_rows(rows.contiguous(), packed.halves, packed.dense.shape[0])
-        return result if bias is None else result.add_(bias)
-    if rows.dim() == 2 and 0 < count < LEAST_ROWS:
-        repeated = rows.expand(LEAST_ROWS, -1) if count == 1 else rows.repeat(LEAST_ROWS // 2, 1)
-        return _linear(repeated, packed.dense, bias)[:count]
-    return _linear(rows, packed.dense, bias)
+    """`torch.nn.functional.linear` of `rows` [..., inputs] with a weight from `pack`.
+
+    Raises:
+        RuntimeError: rows are of another length or dtype than the weight.
+    """
+    flat = rows.reshape(-1, rows.shape[-1])
+    count = len(flat)
+    if packed.halves is not None and takes_rows(count):
+        result = _by_halves(flat.contiguous(), packed)
+        result = (result if bias is None else result.add_(bias)).to(rows.dtype)
+    elif 0 < count < LEAST_ROWS:
+        repeated = flat.expand(LEAST_ROWS, -1) if count == 1 else flat.repeat(LEAST_ROWS // 2, 1)
+        result = _linear(repeated, packed, bias)[:count]
+    else:
+        result = _linear(flat, packed, bias)
+    return result.view(*rows.shape[:-1], packed.outputs)
 
 
-def _few_rows(rows: torch.Tensor, halves: torch.Tensor, outputs: int) -> torch.Tensor:
-    if rows.shape[1] != halves.shape[1]:
-        raise RuntimeError(f"rows of {rows.shape[1]} numbers and a weight for {halves.shape[1]}")
-    result = rows.new_empty(len(rows), outputs)
-    kernels().linear(rows.data_ptr(), *rows.shape, halves.data_ptr(), result.data_ptr(), outputs)
+def _by_halves(rows: torch.Tensor, packed: Packed) -> torch.Tensor:
+    """In float32."""
+    assert packed.halves is not None
+    inputs = 2 * packed.halves.shape[1]
+    if rows.shape[1] != inputs or rows.dtype != packed.dtype:
+        raise RuntimeError(
+            f"rows of {rows.shape[1]} {rows.dtype} and a weight for {inputs} {packed.dtype}"
+        )
+    result = torch.empty(len(rows), packed.outputs)
+    kernels().linear(
+        rows.data_ptr(), rows.dtype == torch.bfloat16, *rows.shape, packed.halves.data_ptr(),
+        result.data_ptr(), packed.outputs,
+    )  # fmt: skip
     return result
 
 
-def _linear(rows: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    if not packed.is_mkldnn:
-        return torch.nn.functional.linear(rows, packed, bias)
+def _linear(rows: torch.Tensor, packed: Packed, bias: torch.Tensor | None) -> torch.Tensor:
+    weight = packed.dense
+    assert weight is not None
+    if not weight.is_mkldnn:
+        return torch.nn.functional.linear(rows, weight, bias)
     result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.default(
-        rows, packed, bias, "none", [], ""
+        rows, weight, bias, "none", [], ""
     )
     return result
 
@@ -155,7 +186,9 @@ def _pack_layers() -> None:
         weight = layer.weight
         if type(layer) in classes and packable(weight):
             packed = pack(weight)
-            layer.weight = torch.nn.Parameter(packed.dense, requires_grad=False)
+            shape_only = torch.empty_like(weight, device="meta")
+            kept = shape_only if packed.dense is None else packed.dense
+            layer.weight = torch.nn.Parameter(kept, requires_grad=False)
             layer.weight.__dict__.update(weight.__dict__)
             layer.__dict__[PACKED] = packed
 
@@ -191,7 +224,7 @@ def _pack_head() -> None:
         if packed is None:
             logits: torch.Tensor = compute(self, hidden_states, lm_head, embedding_bias, out=out)
             return logits
-        return packed_linear(hidden_states.to(packed.dense.dtype), packed)
+        return packed_linear(hidden_states.to(packed.dtype), packed)
 
     LM_HEAD.set(compute_lm_head)
 
@@ -203,7 +236,7 @@ def _packed_head(lm_head: Any) -> Packed | None:
         return None
     kept = lm_head.__dict__.get(PACKED_HEAD)
     if kept is None or kept[0] is not weight or kept[1] != weight._version:
-        kept = (weight, weight._version, _pack_few_rows(weight))
+        kept = (weight, weight._version, pack(weight, head=True))
         lm_head.__dict__[PACKED_HEAD] = kept
     packed: Packed = kept[2]
     return packed

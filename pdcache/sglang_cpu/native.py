@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pdcache.models.cache import cache_root
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "prefill.c"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode.c", "linear.c", "prefill.c"))
 HEADERS = tuple(Path(__file__).with_name(name) for name in ("layers.h", "vectors.h"))
 COMPILER = "gcc"
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
@@ -26,7 +26,7 @@ LANES = 16
 """Numbers that the functions take at a time."""
 
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_long
-_LINEAR = (_POINTER, _COUNT, _COUNT, _POINTER, _POINTER, _COUNT)
+_LINEAR = (_POINTER, ctypes.c_int, _COUNT, _COUNT, _POINTER, _POINTER, _COUNT)
 _DECODE = (
     _POINTER, _COUNT, *(_POINTER,) * 2, ctypes.c_int, *(_POINTER,) * 2, _COUNT, *(_POINTER,) * 2,
     *(_COUNT,) * 4, ctypes.c_float, _POINTER,
@@ -36,18 +36,22 @@ FUNCTIONS = {
     "decode": _DECODE,
     "decode_step": (_POINTER, _POINTER, _COUNT),
     "extend": (_POINTER,),
-    "add_norm_rows": (*(_POINTER,) * 3, ctypes.c_float, _POINTER, _COUNT, _COUNT),
-    "rotate_rows": (_POINTER, *(_COUNT,) * 4, _POINTER),
-    "gate_up_rows": (_POINTER, _POINTER, _COUNT, _COUNT),
+    "prefill_rows": (_POINTER, _POINTER, _POINTER),
     "use_threads": (ctypes.c_int,),
 }
-"""Their arguments; what they mean say `kernels.c` and `prefill.c`."""
+"""Their arguments; what they mean say `SOURCES`."""
 
 
 @functools.cache
 def has_wide_vectors() -> bool:
     """Whether GCC makes one register of a vector; of several it makes slow code in large blocks."""
     return "avx512f" in _processor().split()
+
+
+@functools.cache
+def has_half_products() -> bool:
+    """Whether the processor multiplies bfloat16 at twice float32's rate, and wide vectors of it."""
+    return has_wide_vectors() and "avx512_bf16" in _processor().split()
 
 
 @functools.cache

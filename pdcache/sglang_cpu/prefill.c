@@ -1,8 +1,8 @@
 /* Layers on many new tokens, by the threads that OpenMP is given (`use_threads`).
 
-   In attention a block of queries is multiplied with one block of keys after the other, while it keeps the sums
-   of a softmax that is not finished (FlashAttention's way), so that all of it stays in the caches.
-   The query heads that share a KV head are rows of the same block. */
+   In attention a block of queries is multiplied with one block of keys after the other, while it
+   keeps the sums of a softmax that is not finished (FlashAttention's way), so that all of it stays
+   in the caches. The query heads that share a KV head are rows of the same block. */
 
 #include <math.h>
 #include <omp.h>
@@ -43,40 +43,27 @@ INLINE void tile(const float *a, long a_stride, long inner, const float *b, long
 }
 
 /* c[rows][columns] (+)= a[rows][inner] times b[inner][columns]; rows are computed up to whole
-   TILEs, columns are whole LANES. */
-INLINE void multiply(const float *a, long rows, long inner, const float *b, float *c, long columns,
-                     int add) {
+   TILEs, columns are whole LANES. Rows of a, and those of b and c, lie so far apart. */
+INLINE void multiply(const float *a, long a_stride, long rows, long inner, const float *b, float *c,
+                     long stride, long columns, int add) {
   for (long row = 0; row < rows; row += TILE) {
-    const float *from = a + row * inner;
-    float *to = c + row * columns;
+    const float *from = a + row * a_stride;
+    float *to = c + row * stride;
     long column = 0;
     for (; column + WIDE * LANES <= columns; column += WIDE * LANES)
-      tile(from, inner, inner, b + column, columns, to + column, columns, WIDE, add);
+      tile(from, a_stride, inner, b + column, stride, to + column, stride, WIDE, add);
     for (; column < columns; column += LANES)
-      tile(from, inner, inner, b + column, columns, to + column, columns, 1, add);
+      tile(from, a_stride, inner, b + column, stride, to + column, stride, 1, add);
   }
 }
 
-INLINE floats larger(floats a, floats b) {
-  integers chosen = a > b;
-  return (floats)(((integers)a & chosen) | ((integers)b & ~chosen));
-}
-
-INLINE float largest(floats of) {
-  float each[LANES];
-  memcpy(each, &of, sizeof of);
-  for (int half = LANES / 2; half; half /= 2)
-    for (int at = 0; at < half; at++)
-      each[at] = each[at] > each[at + half] ? each[at] : each[at + half];
-  return each[0];
-}
-
-/* Takes a row's scores of one block of keys, of which `seen` are visible, into its softmax: they
-   become weights, and what was summed before is scaled to the largest score since. */
-INLINE void weigh(float *scores, long seen, float *most, float *total, float *mixed, long dim) {
-  for (long at = seen > 0 ? seen : 0; at < KEYS; at++) scores[at] = -INFINITY;
+/* Takes a row's scores of `keys` keys, whole LANES, of which `seen` are visible, into its softmax:
+   they become weights, and what was summed before is scaled to the largest score since. */
+INLINE void weigh(float *scores, long keys, long seen, float *most, float *total, float *mixed,
+                  long dim) {
+  for (long at = seen > 0 ? seen : 0; at < keys; at++) scores[at] = -INFINITY;
   floats top = load(scores);
-  for (long at = LANES; at < KEYS; at += LANES) top = larger(load(scores + at), top);
+  for (long at = LANES; at < keys; at += LANES) top = larger(load(scores + at), top);
   float now = largest(top);
   if (now > *most) {
     float part = exponential((floats){0} + (*most - now))[0];
@@ -85,7 +72,7 @@ INLINE void weigh(float *scores, long seen, float *most, float *total, float *mi
     *most = now;
   }
   floats sums = {0};
-  for (long at = 0; at < KEYS; at += LANES) {
+  for (long at = 0; at < keys; at += LANES) {
     floats weights = exponential(load(scores + at) - *most);
     *(floats *)(scores + at) = weights;
     sums += weights;
@@ -97,15 +84,20 @@ INLINE void weigh(float *scores, long seen, float *most, float *total, float *mi
    zeros beyond the sequence. */
 INLINE void pack(const void *keys, const void *values, int half, const int32_t *slots, long count,
                  long stride, long from, long dim, float *keys_to, float *values_to) {
-  for (long at = 0; at < KEYS; at++, values_to += dim)
+  for (long at = 0; at < KEYS; at += LANES)
     for (long d = 0; d < dim; d += LANES) {
-      floats key = {0}, value = {0};
-      if (at < count) {
-        long place = slots[at] * stride + from + d;
-        key = load_of(keys, place, half), value = load_of(values, place, half);
+      floats square[LANES];
+      for (int row = 0; row < LANES; row++) {
+        floats value = square[row] = (floats){0};
+        if (at + row < count) {
+          long place = slots[at + row] * stride + from + d;
+          square[row] = load_of(keys, place, half), value = load_of(values, place, half);
+        }
+        *(floats *)(values_to + (at + row) * dim + d) = value;
       }
-      for (int lane = 0; lane < LANES; lane++) keys_to[(d + lane) * KEYS + at] = key[lane];
-      *(floats *)(values_to + d) = value;
+      transpose(square);
+      for (int row = 0; row < LANES; row++)
+        *(floats *)(keys_to + (d + row) * KEYS + at) = square[row];
     }
 }
 
@@ -138,12 +130,13 @@ static void attend(const struct extend *of, long kv, long first, long tokens) {
   const float *values = keys + of->kv_heads * blocks * KEYS * dim;
   long end = of->causal ? before + first + tokens : of->length;
   for (long at = 0; at < end; at += KEYS, keys += KEYS * dim, values += KEYS * dim) {
-    multiply(query, rows, dim, keys, scores, KEYS, 0);
+    long some = end - at < KEYS ? (end - at + LANES - 1) / LANES * LANES : KEYS;
+    multiply(query, dim, rows, dim, keys, scores, KEYS, some, 0);
     for (long row = 0; row < rows; row++) {
       long sees = (of->causal ? before + first + row / share + 1 : of->length) - at;
-      weigh(scores + row * KEYS, sees, most + row, total + row, mixed + row * dim, dim);
+      weigh(scores + row * KEYS, some, sees, most + row, total + row, mixed + row * dim, dim);
     }
-    multiply(scores, rows, KEYS, values, mixed, dim, 1);
+    multiply(scores, KEYS, rows, some, values, mixed, dim, dim, 1);
   }
   for (long row = 0; row < rows; row++) {
     float *to = of->out + ((first + row / share) * of->heads + kv * share + row % share) * dim;
@@ -179,24 +172,19 @@ void extend(const struct extend *of) {
   }
 }
 
-/* `add_norm` of many rows. */
-void add_norm_rows(const float *added, float *residual, const float *weight, float epsilon,
-                   float *out, long rows, long size) {
-#pragma omp parallel for
-  for (long row = 0; row < rows; row++)
-    add_norm(added + row * size, residual + row * size, weight, epsilon, out + row * size, 1, size);
-}
+#define LEAST_ROWS 6 /* that a thread takes at a time */
+#define SHARES 4     /* of a thread, of few rows */
 
-/* The first `heads` heads of each row [width] turn in place; rotation: [rows][dim], cosines of
-   dim / 2 angles, then their sines. */
-void rotate_rows(float *from, long rows, long width, long heads, long dim, const float *rotation) {
-#pragma omp parallel for
-  for (long row = 0; row < rows; row++)
-    rotate(from + row * width, heads, dim, rotation + row * dim);
-}
-
-/* `gate_up` of many rows, to another place. */
-void gate_up_rows(const float *from, float *to, long rows, long size) {
-#pragma omp parallel for
-  for (long row = 0; row < rows; row++) gate_up(from + 2 * row * size, to + row * size, 1, size);
+/* `between` for all rows of a step. A thread takes so many at a time that a layer's activations
+   stay in L2, all threads end at about one time, and one that has to leave its core for a while
+   holds up few rows. */
+void prefill_rows(const struct step *of, void *const *before, void *const *after) {
+  int threads = omp_get_max_threads() < of->rooms ? omp_get_max_threads() : of->rooms;
+  long some = of->rows / (threads * SHARES);
+  some = some < LEAST_ROWS ? LEAST_ROWS : some;
+  some = some > of->rows_a_room ? of->rows_a_room : some;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (long first = 0; first < of->rows; first += some)
+    between(of, before, after, first, of->rows - first < some ? of->rows - first : some,
+            omp_get_thread_num());
 }

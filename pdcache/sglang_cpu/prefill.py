@@ -1,6 +1,6 @@
-"""Attention of new tokens, and what layers do around products, as calls of `prefill.c`.
+"""Attention of new tokens as a call of `prefill.c`.
 
-They run on as many threads as the calling one is given (`pdcache.sglang_cpu.cores`).
+It runs on as many threads as the calling one is given (`pdcache.sglang_cpu.cores`).
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def extend(
     *,
     scaling: float | None,
     causal: bool,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attend from one request's new tokens to its sequence: [new, query heads, dim].
 
@@ -72,13 +73,14 @@ def extend(
         slots: [length] int32, contiguous; the sequence's, whose last ones are the new tokens'.
         scaling: factor on the scores, None for 1/sqrt(dim).
         causal: a token sees no later one.
+        out: [new, query heads, dim] of float32, contiguous, to have the result in.
     """
     new, heads, dim = query.shape
     kv_heads, length = k_cache.shape[1], len(slots)
     asked = query.float()
     if asked.stride()[1:] != (dim, 1):
         asked = asked.contiguous()
-    attended = torch.empty(new, heads, dim)
+    attended = torch.empty(new, heads, dim) if out is None else out
     packed = torch.empty(2, kv_heads, -(-length // KEYS) * KEYS, dim)
     step = Extend(
         asked.data_ptr(), asked.stride(0), k_cache.data_ptr(), v_cache.data_ptr(),
@@ -88,38 +90,3 @@ def extend(
     )  # fmt: skip
     kernels().extend(ctypes.addressof(step))
     return attended.to(query.dtype)
-
-
-def whole(*tensors: torch.Tensor) -> bool:
-    """Whether the functions below take these: float32, packed, and rows of whole `LANES`."""
-    return all(
-        tensor.dtype == torch.float32 and tensor.is_contiguous() and not tensor.shape[-1] % LANES
-        for tensor in tensors
-    )
-
-
-def add_norm_(
-    added: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, epsilon: float
-) -> torch.Tensor:
-    """Add to the residual in place, both [tokens, size]; the RMS norm of that."""
-    result = torch.empty_like(added)
-    kernels().add_norm_rows(
-        added.data_ptr(), residual.data_ptr(), weight.data_ptr(), epsilon, result.data_ptr(),
-        *added.shape,
-    )  # fmt: skip
-    return result
-
-
-def rotate_(heads: torch.Tensor, count: int, angles: torch.Tensor) -> None:
-    """Turn the first `count` heads of [tokens, heads, dim] in place: halves x, y of a head become
-    x cos - y sin, y cos + x sin, by `angles` [tokens, dim], dim / 2 cosines and their sines."""
-    tokens, each, dim = heads.shape
-    kernels().rotate_rows(heads.data_ptr(), tokens, each * dim, count, dim, angles.data_ptr())
-
-
-def gate_up(rows: torch.Tensor) -> torch.Tensor:
-    """silu(gate) up of [tokens, 2 x size], the gate first."""
-    tokens, width = rows.shape
-    result = rows.new_empty(tokens, width // 2)
-    kernels().gate_up_rows(rows.data_ptr(), result.data_ptr(), tokens, width // 2)
-    return result

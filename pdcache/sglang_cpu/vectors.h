@@ -25,6 +25,36 @@ INLINE floats load_of(const void *from, long at, int half) {
   return (floats)(each << 16);
 }
 
+/* Where a number lies, and what it is. */
+INLINE const void *at_number(const void *from, long at, int half) {
+  return (const char *)from + at * (half ? 2 : 4);
+}
+
+INLINE float number(const void *from, long at, int half) {
+  float result;
+  uint16_t upper;
+  if (!half) {
+    memcpy(&result, (const char *)from + 4 * at, sizeof result);
+    return result;
+  }
+  memcpy(&upper, (const char *)from + 2 * at, sizeof upper);
+  uint32_t bits = (uint32_t)upper << 16;
+  memcpy(&result, &bits, sizeof result);
+  return result;
+}
+
+/* Numbers in whole LANES as bfloat16: the nearest, the even one of two; what is no number stays
+   none. */
+INLINE void round_to(uint16_t *to, const float *from, long count) {
+  for (long at = 0; at < count; at += LANES) {
+    floats x = load(from + at);
+    words bits = (words)x, none = (words)(x != x);
+    words nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    nearest = (nearest & ~none) | ((bits >> 16 | 0x40) & none);
+    *(halves *)(to + at) = __builtin_convertvector(nearest, halves);
+  }
+}
+
 INLINE float sum(floats of) {
   eight a[2];
   memcpy(a, &of, sizeof of);
@@ -33,6 +63,36 @@ INLINE float sum(floats of) {
   memcpy(b, a, sizeof b);
   b[0] += b[1];
   return (b[0][0] + b[0][1]) + (b[0][2] + b[0][3]);
+}
+
+INLINE floats larger(floats a, floats b) {
+  integers chosen = a > b;
+  return (floats)(((integers)a & chosen) | ((integers)b & ~chosen));
+}
+
+INLINE float largest(floats of) {
+  floats by = larger(of, __builtin_shuffle(of, (integers){8, 9, 10, 11, 12, 13, 14, 15}));
+  by = larger(by, __builtin_shuffle(by, (integers){4, 5, 6, 7}));
+  by = larger(by, __builtin_shuffle(by, (integers){2, 3}));
+  return by[0] > by[1] ? by[0] : by[1];
+}
+
+/* Rows become columns: of squares within squares, from the smallest. */
+INLINE void transpose(floats square[LANES]) {
+  const integers lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#pragma GCC unroll 16
+  for (int half = 1; half < LANES; half *= 2) {
+    integers odd = (lanes & half) != 0;
+    integers above = (~odd & lanes) | (odd & (lanes - half + LANES));
+    integers below = (~odd & (lanes + half)) | (odd & (lanes + LANES));
+#pragma GCC unroll 16
+    for (int row = 0; row < LANES; row++)
+      if (!(row & half)) {
+        floats first = square[row], second = square[row + half];
+        square[row] = __builtin_shuffle(first, second, above);
+        square[row + half] = __builtin_shuffle(first, second, below);
+      }
+  }
 }
 
 /* e^x for x <= 0: 2^n times a polynomial of the rest, within 2 ulp; below -87 it is 0, and what is

@@ -335,6 +335,56 @@ def test_a_decode_step_of_smollm_is_one_call_of_c_and_says_the_same():
     assert printed(code).splitlines()[-1] == "True True True"
 
 
+PREFILL_STEP = """
+import sys
+sys.path.insert(0, BENCH)
+from sglang_in_process import stock_and_lane
+from pdcache.models import resolve_model
+from pdcache.sglang_cpu import cores, decoder
+cores.usable, cores.running = lambda: 3, lambda: 1
+(lane,) = stock_and_lane(resolve_model("smollm2-135m"), [], [DTYPE], 2048)
+in_c, taken = decoder.prefill_step, []
+def counted(*batch, **asked):
+    stepped = in_c(*batch, **asked)
+    taken.append((len(batch[2]), asked["last_only"], stepped is not None))
+    return stepped
+def whole(*batch, last_only):
+    return in_c(*batch, last_only=False)
+prompts = [[*range(40 + at, 140 + 9 * at)] for at in range(3)]
+said = []
+for decoder.prefill_step in (counted, whole, lambda *batch, **asked: None):
+    said.append([one for answer in lane.greedy(prompts, 90, 3) for one in answer])
+ours, whole, layers = said
+print(taken == [(270, True, True), (54, True, True)], ours == whole,
+      [one.token for one in ours] == [one.token for one in layers],
+      max(abs(one.logit - other.logit) for one, other in zip(ours, layers)))
+"""
+
+
+@pytest.mark.parametrize(("dtype", "apart"), [("float32", 1e-3), ("bfloat16", 0.5)])
+def test_a_step_of_new_tokens_of_smollm_is_cs_and_says_the_same(dtype, apart):
+    code = f"BENCH, DTYPE = {str(ROOT / 'scripts' / 'bench')!r}, {dtype!r}\n{PREFILL_STEP}"
+    taken, as_whole, tokens, most = printed(code).splitlines()[-1].split()
+    assert (taken, as_whole) == ("True", "True")
+    assert tokens == "True" or dtype == "bfloat16"
+    assert float(most) < apart
+
+
+def test_what_tells_that_only_last_tokens_are_read_is_there():
+    code = """
+import dataclasses
+from sglang.srt.disaggregation.mooncake.conn import MooncakeKVManager
+from sglang.srt.model_executor.forward_batch_info import (
+    CaptureHiddenMode, ForwardBatch, ForwardMode)
+names = {field.name for field in dataclasses.fields(ForwardBatch)}
+print({"return_logprob", "capture_hidden_mode", "token_indices_to_pool",
+       "multi_item_delimiter_indices"} <= names, ForwardMode.EXTEND.name == "EXTEND",
+      not CaptureHiddenMode.NULL.need_capture(), CaptureHiddenMode.LAST.need_capture())
+print("update_status" not in vars(MooncakeKVManager))
+"""
+    assert set(printed(code).split()) == {"True"}
+
+
 LONG_STEP = """
 import sys
 sys.path.insert(0, BENCH)
@@ -552,23 +602,54 @@ child.join()
 
 def test_a_scheduler_that_waits_pauses_and_an_idle_one_does_not():
     code = """
-import inspect
+import inspect, zmq
 from sglang.srt.managers.scheduler import Scheduler
+from sglang.srt.managers.scheduler_components.idle_sleeper import IdleSleeper
+from sglang.srt.disaggregation.common.conn import CommonKVManager
+requests = zmq.Context().socket(zmq.PULL)
 class Waits(Scheduler):
+    disagg_decode_transfer_queue = None
     def __init__(self, idle):
-        self.idle, self.forward_ct = idle, 7
+        self.idle, self.forward_ct, self.idle_sleeper = idle, 7, IdleSleeper([requests])
 Scheduler.on_idle = lambda self: looks.append(self.idle)
 Scheduler.is_fully_idle = lambda self: self.idle
 from sglang.srt.plugins import load_plugins
 load_plugins()
 from pdcache.sglang_cpu import waiting
 looks, pauses = [], []
-waiting.time = type("", (), {"sleep": pauses.append, "monotonic": lambda: 100.0})
+class Bell:
+    ring = lambda self: pauses.append("rung")
+    pause = lambda self, seconds, sockets: pauses.append((seconds, sockets == [requests]))
+waiting.Bell = Bell
 for idle in (True, False):
     Waits(idle).on_idle()
+manager = type("", (), {"request_status": {}})()
+CommonKVManager.update_status(manager, 1, 4)
 print(looks, pauses, "self.forward_ct += 1" in inspect.getsource(Scheduler.run_batch))
 """
-    assert printed(code) == "[True, False] [0.001] True"
+    assert printed(code) == "[True, False] [(0.001, True), 'rung'] True"
+
+
+def test_the_queues_that_a_waiting_decode_is_judged_by_are_there():
+    code = """
+import inspect
+from sglang.srt.disaggregation.decode import DecodePreallocQueue, DecodeTransferQueue
+from sglang.srt.disaggregation.decode_kvcache_offload_manager import DecodeKVCacheOffloadManager
+from sglang.srt.managers.scheduler import Scheduler
+made = {
+    DecodeTransferQueue: ["queue"],
+    DecodePreallocQueue: ["queue", "retracted_queue"],
+    DecodeKVCacheOffloadManager: ["ongoing_offload"],
+}
+for of, names in made.items():
+    text = inspect.getsource(of.__init__)
+    print(*(f"self.{name}" in text for name in names))
+text = inspect.getsource(Scheduler)
+print(*(f"self.{name} = " in text for name in (
+    "disagg_decode_transfer_queue", "disagg_decode_prealloc_queue", "decode_offload_manager",
+    "idle_sleeper")))
+"""
+    assert set(printed(code).split()) == {"True"}
 
 
 def test_the_code_of_other_models_is_imported_for_them_only():

@@ -215,6 +215,12 @@ def test_a_prefill_that_is_back_soon_is_taken_for_another(tmp_path: object) -> N
     assert answer(AGAIN, True, tmp_path) == [[7], [8], [7], 0, 0]
 
 
+def test_what_the_cpu_lane_replaces_first_does_not_keep_the_plugin_out(tmp_path: object) -> None:
+    lane = "from pdcache.sglang_cpu import waiting; waiting.pause_between_looks()\n"
+    assert answer(lane + AGAIN, True, tmp_path) == [[7], [8], [7], 0, 0]
+    assert answer(lane + ASK, True, tmp_path) == [True, True]
+
+
 def test_without_the_plugin_decode_goes_on_with_the_prefill_that_is_gone(tmp_path: object) -> None:
     """If this fails, SGLang notices by itself."""
     assert answer(AGAIN, False, tmp_path) == [[7, 8], [], [], 1, 1]

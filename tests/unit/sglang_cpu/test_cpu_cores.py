@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from pdcache.sglang_cpu import cores
+from pdcache.sglang_cpu.cores import LONG_STEP, MOST_THREADS, TOKENS_A_THREAD
 from pdcache.sglang_cpu.native import kernels
+
+SHORT = LONG_STEP - 1
+"""New tokens of a step that takes a core only where it finds one free."""
 
 
 @pytest.fixture
@@ -24,22 +29,36 @@ def beside(monkeypatch):
     return others
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that passed, and that this process had a core; pauses between looks take none."""
+    now = SimpleNamespace(passed=100.0, used=7.0)
+    monkeypatch.setattr(cores.time, "monotonic", lambda: now.passed)
+    monkeypatch.setattr(cores.time, "process_time", lambda: now.used)
+    monkeypatch.setattr(cores.time, "sleep", lambda _: None)
+    return now
+
+
 @pytest.mark.parametrize(
-    ("own", "most", "machine", "others", "threads"),
+    ("own", "new", "machine", "others", "threads"),
     [
-        (1, 8, 2, [0, 1, 0, 5], [2, 1, 2, 1]),
-        (1, 8, 4, [0, 1, 3, 9, 2], [4, 3, 1, 1, 2]),
-        (1, 3, 8, [0, 6, 7, 0], [3, 2, 1, 3]),
-        (2, 8, 4, [0, 3, 1], [4, 2, 3]),
+        (1, SHORT, 2, 0, 2),
+        (1, SHORT, 2, 1, 1),
+        (1, SHORT, 4, 0, 4),
+        (1, SHORT, 4, 1, 3),
+        (1, SHORT, 4, 9, 1),
+        (1, SHORT, 16, 0, MOST_THREADS),
+        (1, 3 * TOKENS_A_THREAD, 8, 0, 3),
+        (1, 3 * TOKENS_A_THREAD, 8, 6, 2),
+        (2, SHORT, 4, 0, 4),
+        (2, SHORT, 4, 3, 2),
+        (1, LONG_STEP, 4, 9, 4),
+        (1, LONG_STEP, 16, 20, MOST_THREADS),
     ],
-    ids=["two cores", "four cores", "a short step", "two threads of its own"],
 )
-def test_each_free_core_helps(beside, own, most, machine, others, threads):
-    step, found = cores.Step(own, most, machine), []
-    for count in others:
-        beside(count)
-        found.append(step.look())
-    assert found == threads
+def test_each_free_core_helps_and_a_long_step_tries_all(beside, own, new, machine, others, threads):
+    beside(others)
+    assert cores.Step(own, new, machine).look() == threads
 
 
 @pytest.mark.parametrize(
@@ -54,31 +73,67 @@ def test_each_free_core_helps(beside, own, most, machine, others, threads):
     ids=["free", "free at another look", "free at the last", "busy", "a short layer"],
 )
 def test_what_runs_for_a_moment_does_not_count_beside_a_long_layer(
-    monkeypatch, others, waited_s, threads, looks
+    monkeypatch, clock, others, waited_s, threads, looks
 ):
-    step, now, left = cores.Step(1, 8, 2), [100.0], [0, *others]
+    step, left = cores.Step(1, SHORT, 2), [1, 1, 1, *others]
     monkeypatch.setattr(cores, "running", lambda: 1 + left.pop(0))
-    monkeypatch.setattr(cores.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(cores.time, "sleep", lambda _: None)
-    step.look()
-    now[0] += waited_s
+    assert step.look() == 1
+    clock.passed += waited_s
     assert step.look() == threads
     assert len(left) == len(others) - looks
 
 
-def test_threads_are_taken_within_a_step_only(beside):
+@pytest.mark.parametrize(
+    ("machine", "passed", "used", "threads"),
+    [
+        (2, 0.05, 0.09, 2),
+        (2, 0.05, 0.05, 1),
+        (2, 0.05, 0.04, 1),
+        (2, 0.02, 0.01, 2),
+        (4, 0.05, 0.18, 4),
+        (4, 0.05, 0.15, 3),
+        (4, 0.05, 0.10, 2),
+        (4, 0.05, 0.01, 1),
+    ],
+)
+@pytest.mark.parametrize("new", [SHORT, LONG_STEP], ids=["found free", "tried"])
+def test_a_core_that_something_else_takes_is_given_back(
+    beside, clock, new, machine, passed, used, threads
+):
+    step = cores.Step(1, new, machine)
+    assert step.look() == machine
+    beside(9)  # What waits for a core counts as running: only what was taken tells.
+    clock.passed += passed
+    clock.used += used
+    assert step.look() == threads
+
+
+def test_a_core_that_was_given_back_must_be_found_free_several_times(beside, clock):
+    step = cores.Step(1, SHORT, 2)
+    step.look()
+    clock.passed += 0.05
+    found = []
+    for others in (0, 0, 0, 1, 0, 0, 0, 0):
+        beside(others)
+        found.append(step.look())
+        clock.passed += 0.05
+        clock.used += 0.05 * found[-1]
+    assert found == [1, 1, 1, 1, 1, 1, 2, 2]
+
+
+def test_threads_are_taken_within_a_step_only(beside, clock):
     before = torch.get_num_threads()
     try:
-        with cores.helped(1, 4, 2):
+        with cores.helped(1, LONG_STEP, 2):
+            assert torch.get_num_threads() == 2
             cores.adapt()
             assert torch.get_num_threads() == 2
-            beside(1)
+            clock.passed += 1
             cores.adapt()
             assert torch.get_num_threads() == 1
-            beside(0)
         cores.adapt()
         assert torch.get_num_threads() == 1
-        with cores.helped(1, 1, 2):
+        with cores.helped(1, 2 * TOKENS_A_THREAD - 1, 2):
             cores.adapt()
             assert torch.get_num_threads() == 1
     finally:
@@ -88,7 +143,7 @@ def test_threads_are_taken_within_a_step_only(beside):
 def test_a_step_that_fails_leaves_no_more_threads_than_before(beside):
     before = torch.get_num_threads()
     try:
-        with pytest.raises(ZeroDivisionError), cores.helped(1, 4, 3):
+        with pytest.raises(ZeroDivisionError), cores.helped(1, LONG_STEP, 3):
             cores.adapt()
             cores.adapt()
             raise ZeroDivisionError

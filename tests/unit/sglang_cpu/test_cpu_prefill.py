@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdcache.sglang_cpu import prefill
-from pdcache.sglang_cpu.decoder import rotate, rotation_of
 from pdcache.sglang_cpu.native import has_wide_vectors, kernels
-from pdcache.sglang_cpu.prefill import KEYS, QUERIES, add_norm_, extend, extends, gate_up, rotate_
+from pdcache.sglang_cpu.prefill import KEYS, QUERIES, extend, extends
 
 SLOTS = 600
 
@@ -94,24 +93,3 @@ def test_it_takes_only_what_its_functions_are_written_for(query, cache, taken):
 def test_torch_attends_where_a_vector_is_more_than_a_register(monkeypatch):
     monkeypatch.setattr(prefill, "has_wide_vectors", lambda: False)
     assert not extends(torch.zeros(3, 4, 16), torch.zeros(8, 2, 16), torch.zeros(8, 2, 16))
-
-
-@pytest.mark.parametrize("tokens", [1, 70])
-def test_layers_around_products_compute_as_torch_does(tokens):
-    added, before, weight = torch.randn(tokens, 48), torch.randn(tokens, 48), torch.randn(48)
-    residual = before.clone()
-    normed = add_norm_(added, residual, weight, 1e-5)
-    torch.testing.assert_close(residual, before + added)
-    expected = torch.nn.functional.rms_norm(before + added, (48,), weight, 1e-5)
-    torch.testing.assert_close(normed, expected)
-
-    rows = torch.randn(tokens, 96) * 20
-    gate, up = rows.chunk(2, -1)
-    torch.testing.assert_close(gate_up(rows), torch.nn.functional.silu(gate) * up)
-
-    heads, angles = torch.randn(tokens, 5, 32), torch.rand(tokens, 32)
-    turned = rotate(heads[:, :4], rotation_of(angles))
-    last = heads[:, 4].clone()
-    rotate_(heads, 4, angles)
-    torch.testing.assert_close(heads[:, :4], turned)
-    assert torch.equal(heads[:, 4], last)
