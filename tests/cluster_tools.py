@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PDCACHE = str(Path(sys.executable).with_name("pdcache"))
 TINY = ("--set", "model.path=tiny-random", "--set", "page_size=16")
 SMALL = (*TINY, "--set", "prefill.workers=1")
+CLEAN_S = 60.0
+"""That an interrupted command may need."""
 
 
 @dataclass
@@ -50,11 +52,19 @@ class Shell:
     def run(
         self, *args: str, limit_s: float = 400, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
-        return subprocess.run(
-            [PDCACHE, *args],
-            capture_output=True, text=True, timeout=limit_s, env=self.env | (env or {}), cwd=ROOT,
-        )  # fmt: skip
+        """Run a command to its end, also when Ctrl-C ends both: it has to clean up."""
+        with subprocess.Popen(
+            [PDCACHE, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=self.env | (env or {}), cwd=ROOT,
+        ) as process:  # fmt: skip
+            try:
+                out, error = process.communicate(timeout=limit_s)
+            except KeyboardInterrupt:
+                process.communicate(timeout=CLEAN_S)
+                raise
+            finally:
+                process.kill()
+        return subprocess.CompletedProcess(process.args, process.returncode, out, error)
 
     def ok(self, *args: str, limit_s: float = 400) -> str:
         """Run a command that must exit 0; returns its stdout."""

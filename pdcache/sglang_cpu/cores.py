@@ -3,9 +3,9 @@
 A server of the lane has one thread, for servers, gateway and clients share a machine's cores.
 Before each half of a layer of such a step it counts the tasks that run on the machine, and takes a
 thread for each core that is free; a long step begins with all. It gives one back when its threads
-did not get the cores they could have used: so what starts beside it shares its core for two layers
-or so. OpenMP's threads must sleep while they wait for each other (`OMP_WAIT_POLICY=passive`), since
-cores may become short in the middle of a layer.
+did not get the cores they could have used: so what starts beside it shares its core for some
+layers. OpenMP's threads must sleep while they wait for each other (`OMP_WAIT_POLICY=passive`),
+since cores may become short in the middle of a layer.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ LOOKS, APART_S = 3, 1e-4
 LONG_S = 0.01
 """What took longer is worth more than one look."""
 
-TAKEN, WITHIN_S = 0.6, 0.03
+TAKEN, WITHIN_S = 0.6, 0.1
 """Of a core, and the least time to judge by. Idle servers, which wake for moments, take a quarter
-of one from a cold prompt of a cluster on two cores; a stream of tokens takes most of one."""
+of one from a cold prompt of a cluster on two cores, and the prompt before takes most of one for
+0.05 s while it is written to L3; a stream of tokens takes most of one as long as it lasts."""
 
 CALM = 3
 """Looks in a row that must find a core free again which others had."""

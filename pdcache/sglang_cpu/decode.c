@@ -6,6 +6,11 @@
 #include "vectors.h"
 
 #define AHEAD 4 /* slots that are asked for before they are read */
+#ifdef __AVX512F__
+#define MIXED 4 /* vectors of each head that are summed at a time */
+#else
+#define MIXED 2
+#endif
 
 /* The caches are larger than a core's, and slots lie apart: ask for those that come next. */
 INLINE void ask_for(const void *cache, int half, const int32_t *slots, long at, long length,
@@ -50,11 +55,11 @@ INLINE void softmax(float *scores, long length, long width) {
 INLINE void mix(const float *weights, const void *values, long from, int half,
                 const int32_t *slots, long length, long stride, long dim, int group, int parts,
                 long width, float *out) {
-  floats sums[4][4] = {{{0}}};
+  floats sums[4][MIXED] = {{{0}}};
   for (long at = 0; at < length; at++) {
     long value = from + slots[at] * stride;
     if (!from) ask_for(values, half, slots, at, length, stride);
-    floats piece[4];
+    floats piece[MIXED];
     for (int part = 0; part < parts; part++)
       piece[part] = load_of(values, value + part * LANES, half);
     for (int head = 0; head < group; head++)
@@ -72,8 +77,8 @@ INLINE void attend(const float *query, const void *keys, const void *values, lon
   long width = (length + LANES - 1) / LANES * LANES, d = 0;
   scores_of(query, keys, from, half, slots, length, stride, dim, group, scale, scores, width);
   for (int head = 0; head < group; head++) softmax(scores + head * width, length, width);
-  for (; d + 4 * LANES <= dim; d += 4 * LANES)
-    mix(scores, values, from + d, half, slots, length, stride, dim, group, 4, width, out + d);
+  for (; d + MIXED * LANES <= dim; d += MIXED * LANES)
+    mix(scores, values, from + d, half, slots, length, stride, dim, group, MIXED, width, out + d);
   for (; d < dim; d += LANES)
     mix(scores, values, from + d, half, slots, length, stride, dim, group, 1, width, out + d);
 }

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from pdcache.sglang_cpu.attention import Decode
-from pdcache.sglang_cpu.linear import takes_rows
 from pdcache.sglang_cpu.native import kernels
 from pdcache.sglang_cpu.steps import prepare
 
@@ -34,7 +33,7 @@ def decode_step(
     The others, and what is raised: as in `pdcache.sglang_cpu.steps.prepare`.
     """
     rows, plan = len(hidden), getattr(backend, "decode", None)
-    if not isinstance(plan, Decode) or not takes_rows(rows):
+    if not isinstance(plan, Decode):
         return None
     pool = backend.token_to_kv_pool
     ready = prepare(layers, last_norm, hidden, rotation, pool, slots, rooms=1, rows_a_room=rows)

@@ -1,72 +1,79 @@
 /* Matrix products of rows in float32 or bfloat16 with weights in bfloat16; sums are in float32. */
 
 #include <stdint.h>
+#include <stdlib.h>
 
 #include "vectors.h"
 
 #ifdef __AVX512BF16__
 #include <immintrin.h>
-#endif
-
-/* Vectors that are registers: GCC keeps wider ones in memory, which took 15 times as long. */
-#ifdef __AVX512F__
-#define WIDTH 16
-#define ROWS 12 /* whose sums are in registers at a time */
-#elif defined __AVX__
-#define WIDTH 8
-#define ROWS 2
+#define TAKES_HALF 1
 #else
-#define WIDTH 4
-#define ROWS 2
+#define TAKES_HALF 0 /* `linear` makes float32 of it */
 #endif
-
-typedef float vec __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
-typedef uint32_t bits __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 
 #define COLUMNS 32  /* of a block of weights */
-#define PARTS (COLUMNS / WIDTH)
+#define ALL (COLUMNS / LANES)
+#define PARTS 2     /* vectors of a row that are summed at a time; ALL of up to FEW rows */
+#ifdef __AVX512F__
+#define ROWS 12     /* whose sums are in registers at a time */
+#define FEW ROWS
+#define IN_TURN()
+#else
+#define ROWS 5
+#define FEW (8 / ALL)
+/* No load comes before it: GCC would load what the next products want while these are under way,
+   and have too few registers for the sums. */
+#define IN_TURN() __asm__ volatile("" ::: "memory")
+#endif
 #define PAIRS 1024  /* of inputs that are summed at a time: a block of them stays in L2 */
 #define AHEAD 512   /* words of weights that are asked for before they are read */
 #define TOGETHER 96 /* rows that stay in L2 while they meet the weights */
 #define BLOCKS 4    /* of weights that a thread takes at a time */
 
-/* Adds to a row's sums its pair of inputs times their weights. */
-INLINE void add_pair(vec *sums, const void *x, int half, const bits *weights) {
+/* y[rows][parts x LANES] (+)= x[rows][2 x pairs] times some columns of a block of weights. */
+INLINE void tile(const void *x, int half, long x_stride, const uint32_t *weights, float *y,
+                 long y_stride, int rows, long pairs, int add, int parts) {
+  floats sums[ROWS][ALL];
+  for (int row = 0; row < rows; row++)
+    for (int part = 0; part < parts; part++)
+      sums[row][part] = add ? load(y + row * y_stride + part * LANES) : (floats){0};
+  for (long pair = 0; pair < pairs; pair++, weights += COLUMNS) {
+    const words *each = (const words *)weights;
+    /* The core does it by itself where memory sets the pace. */
+    if (rows > 1)
+      for (int line = 0; line < parts * LANES; line += 16)
+        __builtin_prefetch(weights + AHEAD + line);
 #ifdef __AVX512BF16__
-  if (half) {
-    int32_t pair;
-    memcpy(&pair, x, sizeof pair);
-    for (int part = 0; part < PARTS; part++)
-      sums[part] = (vec)_mm512_dpbf16_ps(
-          (__m512)sums[part], (__m512bh)_mm512_set1_epi32(pair), (__m512bh)weights[part]);
-    return;
-  }
+    for (int row = 0; row < rows && half; row++) {
+      int32_t both;
+      memcpy(&both, at_number(x, row * x_stride + 2 * pair, 1), sizeof both);
+      for (int part = 0; part < parts; part++)
+        sums[row][part] = (floats)_mm512_dpbf16_ps(
+            (__m512)sums[row][part], (__m512bh)_mm512_set1_epi32(both), (__m512bh)each[part]);
+    }
 #endif
-  float even = number(x, 0, half), odd = number(x, 1, half);
-  for (int part = 0; part < PARTS; part++) {
-    sums[part] += even * (vec)(weights[part] << 16);
-    sums[part] += odd * (vec)(weights[part] & 0xffff0000);
+    for (int odd = 0; odd < 2 && !(half && TAKES_HALF); odd++) {
+      floats factors[ALL];
+      IN_TURN();
+      for (int part = 0; part < parts; part++)
+        factors[part] = odd ? (floats)(each[part] & 0xffff0000) : (floats)(each[part] << 16);
+      for (int row = 0; row < rows; row++)
+        for (int part = 0; part < parts; part++)
+          sums[row][part] += number(x, row * x_stride + 2 * pair + odd, 0) * factors[part];
+    }
   }
+  for (int row = 0; row < rows; row++)
+    for (int part = 0; part < parts; part++)
+      *(floats *)(y + row * y_stride + part * LANES) = sums[row][part];
 }
 
 /* y[rows][COLUMNS] (+)= x[rows][2 x pairs] times a block of weights [pairs][COLUMNS]. */
 INLINE void block(const void *x, int half, long x_stride, const uint32_t *weights, float *y,
                   long y_stride, int rows, long pairs, int add) {
-  vec sums[ROWS][PARTS];
-  for (int row = 0; row < rows; row++)
-    for (int part = 0; part < PARTS; part++)
-      sums[row][part] = add ? *(vec *)(y + row * y_stride + part * WIDTH) : (vec){0};
-  for (long pair = 0; pair < pairs; pair++, weights += COLUMNS) {
-    /* The core does it by itself where memory sets the pace. */
-    if (rows > 1)
-      for (int line = 0; line < COLUMNS; line += 16) __builtin_prefetch(weights + AHEAD + line);
-    for (int row = 0; row < rows; row++)
-      add_pair(sums[row], at_number(x, row * x_stride + 2 * pair, half), half,
-               (const bits *)weights);
-  }
-  for (int row = 0; row < rows; row++)
-    for (int part = 0; part < PARTS; part++)
-      *(vec *)(y + row * y_stride + part * WIDTH) = sums[row][part];
+  int parts = rows > FEW ? PARTS : ALL;
+  for (int from = 0; from < COLUMNS; from += parts * LANES)
+    tile(x, half, x_stride, weights + from, y + from, y_stride, rows, pairs, add, parts);
 }
 
 #define CASE(count) \
@@ -77,10 +84,10 @@ INLINE void some_rows(const void *x, int half, long x_stride, const uint32_t *we
   switch (rows) {
     CASE(1)
     CASE(2)
-#if ROWS > 2
     CASE(3)
     CASE(4)
     CASE(5)
+#if ROWS > 5
     CASE(6)
     CASE(7)
     CASE(8)
@@ -136,8 +143,17 @@ INLINE void all_columns(const void *x, int half, long rows, long inputs, const u
    odd one above; inputs are even, the last block is full. */
 void linear(const void *x, int half, long rows, long inputs, const void *weights, float *y,
             long outputs) {
+#ifdef __AVX512BF16__
   if (half)
     all_columns(x, 1, rows, inputs, weights, y, outputs);
   else
     all_columns(x, 0, rows, inputs, weights, y, outputs);
+#else
+  long count = half ? rows * inputs : 0;
+  float *wide = malloc(count * sizeof *wide + 1);
+  if (!wide) abort();
+  for (long at = 0; at < count; at++) wide[at] = number(x, at, 1);
+  all_columns(half ? wide : x, 0, rows, inputs, weights, y, outputs);
+  free(wide);
+#endif
 }

@@ -4,11 +4,11 @@ Weights in float32 that were saved in bfloat16 have nothing in their lower halve
 keeps the upper ones and multiplies with them in float32: the same numbers from half the bytes. A
 step of few rows costs the way of the weights from memory; of many rows the core sets the pace, and
 here it takes 107 of the 116 GFLOP/s that it can. Rows in bfloat16 are multiplied as they are where
-the processor can (AVX512_BF16).
+the processor can (AVX512_BF16), elsewhere as float32.
 
 Measured with torch 2.13.0 on one AVX-512 core, SmolLM2-135M in float32 (30 layers and the head),
 dense, oneDNN's layout, halves: 1 row 47, 34, 11 ms; 8 rows 76, 40, 27 ms; 1,087 rows (without the
-head) 3.3, 2.2, 2.1 s. Without AVX-512 oneDNN is faster with more than some rows.
+head) 3.3, 2.2, 2.1 s.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pdcache.sglang_cpu.native import LANES, has_half_products, has_wide_vectors, kernels
+from pdcache.sglang_cpu.native import LANES, kernels
 from pdcache.sglang_cpu.targets import Target
 
 LINEAR = "sglang.srt.layers.quantization.unquant"
@@ -38,10 +38,6 @@ ROWS = 16
 LEAST_ROWS = 4
 """With fewer rows oneDNN takes kernels that are slower than its kernel for four."""
 
-FEW_ROWS = 12
-"""That `linear.c` takes without AVX-512: with AVX2 one row takes 0.3 of oneDNN's time, 8 rows 0.8,
-16 rows 1.2."""
-
 BLOCK = 2 * LANES
 """Outputs of a block of `linear.c`."""
 
@@ -60,11 +56,11 @@ class Packed(NamedTuple):
 
     Attributes:
         outputs, dtype: of the weight.
-        dense: in oneDNN's layout; shape and values as they were, opaque memory. As it was for a
-            head, of whose product few rows are asked. None where `halves` serve any rows.
         halves: [blocks of 32 outputs, pairs of inputs, 32], an output's bfloat16 of the even input
-            (below) and of the odd one in an int32; None for an odd number of inputs, for float32
-            with something in its lower halves, and for bfloat16 where `linear.c` is slower.
+            (below) and of the odd one in an int32; None for an odd number of inputs, and for
+            float32 with something in its lower halves.
+        dense: in oneDNN's layout where there are no halves; shape and values as they were, opaque
+            memory.
     """
 
     outputs: int
@@ -85,20 +81,11 @@ def install() -> None:
     _pack_head()
 
 
-def takes_rows(count: int) -> bool:
-    """Whether `linear.c` is to take so many rows."""
-    return count <= FEW_ROWS or has_wide_vectors()
-
-
-def pack(weight: torch.Tensor, *, head: bool = False) -> Packed:
-    """Lay out a dense weight that is `packable`; a head's is kept rather than laid out twice."""
+def pack(weight: torch.Tensor) -> Packed:
+    """Lay out a dense weight that is `packable`."""
     weight = weight.detach()
-    halves = _halves(weight) if weight.dtype == torch.float32 or has_half_products() else None
-    if halves is not None and has_wide_vectors():
-        dense = None
-    elif halves is not None and head:
-        dense = weight
-    else:
+    halves, dense = _halves(weight), None
+    if halves is None:
         dense = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
     return Packed(len(weight), weight.dtype, dense, halves)
 
@@ -125,7 +112,7 @@ def packable(weight: torch.Tensor) -> bool:
     if weight.is_mkldnn or weight.dim() != 2 or weight.device.type != "cpu" or not weight.numel():
         return False
     if weight.dtype == torch.bfloat16:
-        return has_half_products() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return not weight.shape[1] % 2 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return bool(weight.dtype == torch.float32)
 
 
@@ -139,7 +126,7 @@ def packed_linear(
     """
     flat = rows.reshape(-1, rows.shape[-1])
     count = len(flat)
-    if packed.halves is not None and takes_rows(count):
+    if packed.halves is not None:
         result = _by_halves(flat.contiguous(), packed)
         result = (result if bias is None else result.add_(bias)).to(rows.dtype)
     elif 0 < count < LEAST_ROWS:
@@ -167,12 +154,8 @@ def _by_halves(rows: torch.Tensor, packed: Packed) -> torch.Tensor:
 
 
 def _linear(rows: torch.Tensor, packed: Packed, bias: torch.Tensor | None) -> torch.Tensor:
-    weight = packed.dense
-    assert weight is not None
-    if not weight.is_mkldnn:
-        return torch.nn.functional.linear(rows, weight, bias)
     result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.default(
-        rows, weight, bias, "none", [], ""
+        rows, packed.dense, bias, "none", [], ""
     )
     return result
 
@@ -236,7 +219,7 @@ def _packed_head(lm_head: Any) -> Packed | None:
         return None
     kept = lm_head.__dict__.get(PACKED_HEAD)
     if kept is None or kept[0] is not weight or kept[1] != weight._version:
-        kept = (weight, weight._version, pack(weight, head=True))
+        kept = (weight, weight._version, pack(weight))
         lm_head.__dict__[PACKED_HEAD] = kept
     packed: Packed = kept[2]
     return packed

@@ -43,18 +43,6 @@ FUNCTIONS = {
 
 
 @functools.cache
-def has_wide_vectors() -> bool:
-    """Whether GCC makes one register of a vector; of several it makes slow code in large blocks."""
-    return "avx512f" in _processor().split()
-
-
-@functools.cache
-def has_half_products() -> bool:
-    """Whether the processor multiplies bfloat16 at twice float32's rate, and wide vectors of it."""
-    return has_wide_vectors() and "avx512_bf16" in _processor().split()
-
-
-@functools.cache
 def kernels() -> ctypes.CDLL:
     """The functions, ready to be called.
 

@@ -16,7 +16,7 @@
 #ifdef __AVX512F__
 #define WIDE 4 /* vectors of each of them */
 #else
-#define WIDE 1
+#define WIDE 2
 #endif
 
 /* How many threads the calling thread's parallel parts have from now on, torch's too. */
@@ -174,17 +174,25 @@ void extend(const struct extend *of) {
 
 #define LEAST_ROWS 6 /* that a thread takes at a time */
 #define SHARES 4     /* of a thread, of few rows */
+#define HALVES 4     /* of a thread, of many rows: smaller ones come last */
 
 /* `between` for all rows of a step. A thread takes so many at a time that a layer's activations
    stay in L2, all threads end at about one time, and one that has to leave its core for a while
    holds up few rows. */
 void prefill_rows(const struct step *of, void *const *before, void *const *after) {
   int threads = omp_get_max_threads() < of->rooms ? omp_get_max_threads() : of->rooms;
-  long some = of->rows / (threads * SHARES);
+  long some = of->rows / (threads * SHARES), less, whole;
   some = some < LEAST_ROWS ? LEAST_ROWS : some;
   some = some > of->rows_a_room ? of->rows_a_room : some;
+  less = some < 2 * LEAST_ROWS ? some : some / 2;
+  whole = of->rows / some - threads * HALVES / 2; /* of the size `some`, the rest of `less` */
+  whole = whole < 0 ? 0 : whole;
+  long tasks = whole + (of->rows - whole * some + less - 1) / less;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-  for (long first = 0; first < of->rows; first += some)
-    between(of, before, after, first, of->rows - first < some ? of->rows - first : some,
+  for (long task = 0; task < tasks; task++) {
+    long first = task < whole ? task * some : whole * some + (task - whole) * less;
+    long rows = task < whole ? some : less;
+    between(of, before, after, first, of->rows - first < rows ? of->rows - first : rows,
             omp_get_thread_num());
+  }
 }

@@ -1,15 +1,23 @@
-/* Vectors of LANES numbers, which become what the machine has (AVX-512, AVX2, NEON). */
+/* Vectors of LANES numbers, which are the processor's registers: GCC keeps wider ones in memory, which
+   took up to 15 times as long. */
 
 #pragma once
 
 #include <stdint.h>
 #include <string.h>
 
+#ifdef __AVX512F__
 #define LANES 16
+#define EACH {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
+#elif defined __AVX2__
+#define LANES 8
+#define EACH {0, 1, 2, 3, 4, 5, 6, 7}
+#else
+#define LANES 4
+#define EACH {0, 1, 2, 3}
+#endif
 
 typedef float floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef float eight __attribute__((vector_size(32)));
-typedef float four __attribute__((vector_size(16)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 typedef uint32_t words __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t integers __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -56,13 +64,10 @@ INLINE void round_to(uint16_t *to, const float *from, long count) {
 }
 
 INLINE float sum(floats of) {
-  eight a[2];
-  memcpy(a, &of, sizeof of);
-  a[0] += a[1];
-  four b[2];
-  memcpy(b, a, sizeof b);
-  b[0] += b[1];
-  return (b[0][0] + b[0][1]) + (b[0][2] + b[0][3]);
+  const integers each = EACH;
+#pragma GCC unroll 4
+  for (int half = LANES / 2; half; half /= 2) of += __builtin_shuffle(of, each + half);
+  return of[0];
 }
 
 INLINE floats larger(floats a, floats b) {
@@ -71,20 +76,20 @@ INLINE floats larger(floats a, floats b) {
 }
 
 INLINE float largest(floats of) {
-  floats by = larger(of, __builtin_shuffle(of, (integers){8, 9, 10, 11, 12, 13, 14, 15}));
-  by = larger(by, __builtin_shuffle(by, (integers){4, 5, 6, 7}));
-  by = larger(by, __builtin_shuffle(by, (integers){2, 3}));
-  return by[0] > by[1] ? by[0] : by[1];
+  const integers each = EACH;
+#pragma GCC unroll 4
+  for (int half = LANES / 2; half; half /= 2) of = larger(of, __builtin_shuffle(of, each + half));
+  return of[0];
 }
 
 /* Rows become columns: of squares within squares, from the smallest. */
 INLINE void transpose(floats square[LANES]) {
-  const integers lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const integers each = EACH;
 #pragma GCC unroll 16
   for (int half = 1; half < LANES; half *= 2) {
-    integers odd = (lanes & half) != 0;
-    integers above = (~odd & lanes) | (odd & (lanes - half + LANES));
-    integers below = (~odd & (lanes + half)) | (odd & (lanes + LANES));
+    integers odd = (each & half) != 0;
+    integers above = (~odd & each) | (odd & (each - half + LANES));
+    integers below = (~odd & (each + half)) | (odd & (each + LANES));
 #pragma GCC unroll 16
     for (int row = 0; row < LANES; row++)
       if (!(row & half)) {

@@ -16,8 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHES = (
-    "planning", "controller", "cpu_tokens", "cpu_attention", "store_path", "start_up",
-    "against_hand", "against_stock", "offload_cost", "client_vs_aiperf", "client_memory",
+    "planning", "controller", "cpu_tokens", "cpu_attention", "cpu_vectors", "store_path",
+    "start_up", "against_hand", "against_stock", "offload_cost", "client_vs_aiperf",
+    "client_memory",
 )  # fmt: skip
 
 

@@ -18,6 +18,8 @@ from pdcache.sglang_cpu.attention import (
     plan_extend,
 )
 
+pytestmark = pytest.mark.usefixtures("level")
+
 MAX_LENGTH = 24
 REQUEST_ROWS = 8
 
@@ -125,7 +127,7 @@ def test_ragged_batches_extend_as_one_softmax_a_query_does(batch, causal, scalin
 )
 def test_ragged_batches_decode_as_one_softmax_a_query_does(batch, scaling):
     batch.poison_unused_slots()
-    assert_close(batch.decode(scaling=scaling), batch.naively(scaling=scaling), tolerance=1e-4)
+    assert_close(batch.decode(scaling=scaling), batch.naively(scaling=scaling), tolerance=3e-4)
 
 
 @settings(max_examples=40, deadline=None)

@@ -86,14 +86,14 @@ def test_what_runs_for_a_moment_does_not_count_beside_a_long_layer(
 @pytest.mark.parametrize(
     ("machine", "passed", "used", "threads"),
     [
-        (2, 0.05, 0.09, 2),
-        (2, 0.05, 0.05, 1),
-        (2, 0.05, 0.04, 1),
-        (2, 0.02, 0.01, 2),
-        (4, 0.05, 0.18, 4),
-        (4, 0.05, 0.15, 3),
-        (4, 0.05, 0.10, 2),
-        (4, 0.05, 0.01, 1),
+        (2, 0.15, 0.27, 2),
+        (2, 0.15, 0.15, 1),
+        (2, 0.15, 0.12, 1),
+        (2, 0.08, 0.04, 2),
+        (4, 0.15, 0.54, 4),
+        (4, 0.15, 0.45, 3),
+        (4, 0.15, 0.30, 2),
+        (4, 0.15, 0.03, 1),
     ],
 )
 @pytest.mark.parametrize("new", [SHORT, LONG_STEP], ids=["found free", "tried"])
@@ -111,13 +111,13 @@ def test_a_core_that_something_else_takes_is_given_back(
 def test_a_core_that_was_given_back_must_be_found_free_several_times(beside, clock):
     step = cores.Step(1, SHORT, 2)
     step.look()
-    clock.passed += 0.05
+    clock.passed += 0.15
     found = []
     for others in (0, 0, 0, 1, 0, 0, 0, 0):
         beside(others)
         found.append(step.look())
-        clock.passed += 0.05
-        clock.used += 0.05 * found[-1]
+        clock.passed += 0.15
+        clock.used += 0.15 * found[-1]
     assert found == [1, 1, 1, 1, 1, 1, 2, 2]
 
 

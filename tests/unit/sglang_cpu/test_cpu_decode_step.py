@@ -10,14 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_llama import HALF, POSITIONS, REQUESTS, SLOTS, Model, Pool, linear
 
-from pdcache.sglang_cpu import linear as products
 from pdcache.sglang_cpu import steps
 from pdcache.sglang_cpu.attention import plan_decode
 from pdcache.sglang_cpu.decode_step import decode_step
-from pdcache.sglang_cpu.linear import FEW_ROWS, PACKED, pack
-from pdcache.sglang_cpu.native import has_half_products
+from pdcache.sglang_cpu.linear import PACKED, pack
 
-DTYPES = [torch.float32, HALF] if has_half_products() else [torch.float32]
+pytestmark = pytest.mark.usefixtures("level")
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +37,7 @@ def decoding(lengths, **sizes):
     share=st.integers(1, 5),
     dim=st.sampled_from([16, 32, 64]),
     inner=st.sampled_from([16, 48]),
-    dtype=st.sampled_from(DTYPES),
+    dtype=st.sampled_from([torch.float32, HALF]),
     seed=st.integers(0, 9),
 )
 def test_a_step_in_c_is_the_layers_one_after_the_other(
@@ -113,13 +111,6 @@ def test_what_c_does_not_take_is_left_to_the_layers(what):
     model = decoding([3])
     change(model, what)
     assert model.step_with(decode_step) is None
-
-
-@pytest.mark.parametrize("wide", [False, True])
-def test_many_rows_are_left_to_onednn_where_it_is_faster(monkeypatch, wide):
-    monkeypatch.setattr(products, "has_wide_vectors", lambda: wide)
-    assert products.takes_rows(FEW_ROWS)
-    assert products.takes_rows(FEW_ROWS + 1) is wide
 
 
 def test_sizes_that_are_not_whole_vectors_are_left_to_the_layers():

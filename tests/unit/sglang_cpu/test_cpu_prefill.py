@@ -9,15 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pdcache.sglang_cpu import prefill
-from pdcache.sglang_cpu.native import has_wide_vectors, kernels
+from pdcache.sglang_cpu.native import kernels
 from pdcache.sglang_cpu.prefill import KEYS, QUERIES, extend, extends
 
 SLOTS = 600
 
 
 @pytest.fixture(autouse=True, params=[1, 3], ids="{} threads".format)
-def threads(request):
+def threads(level, request):
     before = torch.get_num_threads()
     kernels().use_threads(request.param)
     yield
@@ -62,7 +61,8 @@ def test_new_tokens_attend_as_one_softmax_a_query_does(
     keys[unused] = values[unused] = math.nan
     got = extend(query, keys, values, slots, scaling=scaling, causal=causal)
     expected = attended(query, keys, values, slots, scaling=scaling, causal=causal)
-    torch.testing.assert_close(got.double(), expected, atol=1e-4, rtol=1e-4)
+    # Scores of some hundreds have an error of 1e-4 by their rounding alone.
+    torch.testing.assert_close(got.double(), expected, atol=3e-4, rtol=3e-4)
 
 
 def test_a_token_does_not_see_what_is_no_number_after_it():
@@ -87,9 +87,4 @@ def test_a_token_does_not_see_what_is_no_number_after_it():
     ids=["float32", "bfloat16", "float16", "12 dims", "transposed", "too many heads a group"],
 )
 def test_it_takes_only_what_its_functions_are_written_for(query, cache, taken):
-    assert extends(query, cache, cache) is (taken and has_wide_vectors())
-
-
-def test_torch_attends_where_a_vector_is_more_than_a_register(monkeypatch):
-    monkeypatch.setattr(prefill, "has_wide_vectors", lambda: False)
-    assert not extends(torch.zeros(3, 4, 16), torch.zeros(8, 2, 16), torch.zeros(8, 2, 16))
+    assert extends(query, cache, cache) is taken

@@ -13,15 +13,10 @@ from plain_llama import HALF, POSITIONS, REQUESTS, Model, Pool
 
 from pdcache.sglang_cpu import prefill, steps
 from pdcache.sglang_cpu.attention import plan_extend
-from pdcache.sglang_cpu.native import has_half_products, has_wide_vectors, kernels
+from pdcache.sglang_cpu.native import kernels
 from pdcache.sglang_cpu.prefill_step import ROWS, prefill_step
 
-pytestmark = pytest.mark.skipif(
-    not has_wide_vectors(), reason="without AVX-512 torch computes steps of new tokens"
-)
-
-
-DTYPES = [torch.float32, HALF] if has_half_products() else [torch.float32]
+pytestmark = pytest.mark.usefixtures("level")
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +25,7 @@ def the_pool(monkeypatch):
 
 
 @pytest.fixture(autouse=True, params=[1, 3], ids="{} threads".format)
-def threads(request):
+def threads(level, request):
     before = torch.get_num_threads()
     kernels().use_threads(request.param)
     yield
@@ -63,7 +58,7 @@ def lengths(draw):
     dim=st.sampled_from([16, 64]),
     inner=st.sampled_from([16, 48]),
     last_only=st.booleans(),
-    dtype=st.sampled_from(DTYPES),
+    dtype=st.sampled_from([torch.float32, HALF]),
     seed=st.integers(0, 9),
 )
 def test_a_step_in_c_is_the_layers_one_after_the_other(
@@ -112,15 +107,11 @@ def test_a_layer_is_waited_for_when_its_turn_comes(monkeypatch):
     assert seen == [[0], [0, 1]]
 
 
-@pytest.mark.parametrize(
-    "what", ["no plan", "another dtype", "too many heads a group", "no wide vectors"]
-)
-def test_what_c_does_not_take_is_left_to_the_layers(monkeypatch, what):
+@pytest.mark.parametrize("what", ["no plan", "another dtype", "too many heads a group"])
+def test_what_c_does_not_take_is_left_to_the_layers(what):
     model = extending([3], [5], heads=100 if what == "too many heads a group" else 3)
     if what == "no plan":
         model.backend.suffixes = None
     elif what == "another dtype":
         model.hidden = model.hidden.bfloat16()
-    elif what == "no wide vectors":
-        monkeypatch.setattr(prefill, "has_wide_vectors", lambda: False)
     assert model.step_with(prefill_step) is None
