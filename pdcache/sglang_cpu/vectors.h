@@ -1,5 +1,5 @@
-/* Vectors of LANES numbers, which are the processor's registers: GCC keeps wider ones in memory, which
-   took up to 15 times as long. */
+/* Vectors of LANES numbers, as wide as the processor's registers: GCC keeps wider ones in memory,
+   which took up to 15 times as long. */
 
 #pragma once
 
