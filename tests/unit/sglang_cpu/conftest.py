@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from pdcache.sglang_cpu import native
 
@@ -27,3 +28,12 @@ def level(request):
         native.kernels.cache_clear()
         yield request.param
     native.kernels.cache_clear()
+
+
+@pytest.fixture(params=[1, 3], ids="{} threads".format)
+def threads(level, request):
+    """How many threads the functions have."""
+    before = torch.get_num_threads()
+    native.kernels().use_threads(request.param)
+    yield
+    native.kernels().use_threads(before)

@@ -9,18 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pdcache.sglang_cpu.native import kernels
 from pdcache.sglang_cpu.prefill import KEYS, QUERIES, extend, extends
 
+pytestmark = pytest.mark.usefixtures("threads")
+
 SLOTS = 600
-
-
-@pytest.fixture(autouse=True, params=[1, 3], ids="{} threads".format)
-def threads(level, request):
-    before = torch.get_num_threads()
-    kernels().use_threads(request.param)
-    yield
-    kernels().use_threads(before)
 
 
 def attended(query, keys, values, slots, *, scaling, causal):

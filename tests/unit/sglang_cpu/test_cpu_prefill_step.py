@@ -13,23 +13,14 @@ from plain_llama import HALF, POSITIONS, REQUESTS, Model, Pool
 
 from pdcache.sglang_cpu import prefill, steps
 from pdcache.sglang_cpu.attention import plan_extend
-from pdcache.sglang_cpu.native import kernels
 from pdcache.sglang_cpu.prefill_step import ROWS, prefill_step
 
-pytestmark = pytest.mark.usefixtures("level")
+pytestmark = pytest.mark.usefixtures("threads")
 
 
 @pytest.fixture(autouse=True)
 def the_pool(monkeypatch):
     monkeypatch.setattr(steps, "POOL", SimpleNamespace(get=lambda: Pool))
-
-
-@pytest.fixture(autouse=True, params=[1, 3], ids="{} threads".format)
-def threads(level, request):
-    before = torch.get_num_threads()
-    kernels().use_threads(request.param)
-    yield
-    kernels().use_threads(before)
 
 
 def extending(prefixes, new, **sizes):
